@@ -1,0 +1,43 @@
+# Secateur's verbs. `make help` lists them.
+SHELL := bash
+PYTHON ?= python3
+LOCK_HASH := $(shell sha256sum requirements-dev.lock | cut -c1-16)
+VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/secateur/venv-$(LOCK_HASH)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
+  --allow-unsafe --no-emit-index-url --no-emit-find-links
+export PYTHONPATH := $(CURDIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint lock clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY) ## make the virtual environment from the lock file
+
+$(READY): requirements-dev.lock
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	touch $@
+
+demo: $(READY) ## run the main job over HTTP; DATA= ARCH= WEIGHTS= CLASSES= BUDGET= take yours
+	$(BIN)/python -m bench demo $(if $(DATA),--data "$(DATA)") $(if $(ARCH),--arch "$(ARCH)") \
+	  $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(CLASSES),--classes "$(CLASSES)") $(if $(BUDGET),--budget "$(BUDGET)") $(ARGS)
+
+test: $(READY) lint ## lint, type-check and run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff, mypy --strict, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(READY) ## pin every dependency again, with hashes
+	$(PIP_COMPILE) --extra server --extra worker --output-file requirements.lock pyproject.toml
+	$(PIP_COMPILE) --extra server --extra worker --extra dev --output-file requirements-dev.lock pyproject.toml
+
+clean: ## remove what runs left here (the virtual environment stays)
+	rm -rf demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

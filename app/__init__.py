@@ -1,0 +1,1 @@
+"""The service's front door: HTTP, the database and nothing slow."""

@@ -1,0 +1,87 @@
+"""`python -m app`: migrate, then serve the API until told to stop."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from app.logs import configure_logs
+from app.main import create_app
+from app.migrate import migrate
+from app.settings import Settings
+
+log = structlog.get_logger("app")
+
+_GRACE_S = 20  # for requests that are being answered when the service is stopped
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which tells open event streams to end when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app_to_stop = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by signals."""
+        self._app_to_stop.state.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    """Run the API; returns the exit code."""
+    settings = Settings()
+    configure_logs(settings)
+    if settings.listens_beyond_loopback and not settings.allow_anonymous:
+        print(  # noqa: T201
+            f"Secateur asks nobody who they are, so it does not listen on {settings.host}, which other machines can "
+            "reach. Set SECATEUR_ALLOW_ANONYMOUS=true if everybody on that network may use it.",
+            file=sys.stderr,
+        )
+        return 2
+    listener = _listen(settings)
+    if listener is None:
+        return 2
+    migrate(settings)
+    app = create_app(settings)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Secateur listens on http://{shown}:{port}", flush=True)  # noqa: T201
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        # Behind a proxy the Host header is still the client's; nothing else a proxy says is trusted.
+        proxy_headers=False,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
+        asyncio.run(Server(config, app).serve(sockets=[listener]))
+    return 0
+
+
+def _listen(settings: Settings) -> socket.socket | None:
+    """A listening socket, or None after saying why there is none."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+        listener.set_inheritable(True)
+    except OSError as error:
+        print(f"Secateur cannot listen on {settings.host}:{settings.port}: {error.strerror}.", file=sys.stderr)  # noqa: T201
+        return None
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

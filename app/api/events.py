@@ -1,0 +1,94 @@
+"""/v1/prune-jobs/{id}/events: a job's history, as a live stream or a page at a time."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.sse import format_sse_event
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from app.api import wire
+from app.api.prune_jobs import require_job
+from app.errors import responses
+from app.services import Services, ServicesDep
+from app.store.repositories import Events
+from secateur.schemas import JobEvent, JobStatus, Page
+
+router = APIRouter(prefix="/v1/prune-jobs", tags=["prune jobs"])
+
+EVENT_STREAM = "text/event-stream"
+_PAGE_SIZE = 500
+_RECONNECT_MS = 2000
+_LARGEST_ID = 2**63 - 1
+
+EventId = Annotated[int | None, Query(ge=0, le=_LARGEST_ID, description="Answer with a page of events after this id.")]
+LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=_LARGEST_ID)]
+
+_DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A stream of JobEvents that ends with the job, or a page of them when asked for JSON.",
+        "content": {
+            EVENT_STREAM: {"schema": {"type": "string"}},
+            "application/json": {"schema": {"$ref": "#/components/schemas/Page_JobEvent_"}},
+        },
+    }
+}
+
+
+@router.get("/{job_id}/events", response_class=Response, responses={**responses("not_found"), **_DOCUMENTED})
+async def events(
+    job_id: str,
+    request: Request,
+    services: ServicesDep,
+    after: EventId = None,
+    last_event_id: LastEventId = None,
+    limit: Annotated[int, Query(ge=1, le=_PAGE_SIZE, description="Most events on a page.")] = _PAGE_SIZE,
+) -> Response:
+    """Server-sent events from the beginning or after `Last-Event-ID`; a page of them with `?after=` or Accept: JSON."""
+    accept = request.headers.get("accept", "")
+    start = last_event_id if last_event_id is not None else after or 0
+    batch, _ = await run_in_threadpool(_read, services, job_id, start, limit)
+    if EVENT_STREAM not in accept and (after is not None or "application/json" in accept):
+        cursor = str(batch[-1].id) if len(batch) == limit else None
+        return JSONResponse(Page[JobEvent](items=batch, next_cursor=cursor).model_dump(mode="json"))
+    stopping: threading.Event = request.app.state.stopping
+    return StreamingResponse(
+        _stream(services, job_id, start, stopping),
+        media_type=EVENT_STREAM,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _stream(services: Services, job_id: str, after: int, stopping: threading.Event) -> AsyncIterator[bytes]:
+    """Events as they come, until the job has ended or the service stops. No connection is held between looks."""
+    heartbeat_s = services.settings.events_heartbeat_s
+    spoke_at = time.monotonic()
+    yield format_sse_event(comment="secateur", retry=_RECONNECT_MS)
+    while not stopping.is_set():
+        batch, ended = await run_in_threadpool(_read, services, job_id, after, _PAGE_SIZE)
+        for item in batch:
+            after = item.id
+            yield format_sse_event(data_str=item.model_dump_json(), id=str(item.id))
+        if len(batch) == _PAGE_SIZE:
+            continue
+        if ended:
+            return
+        now = time.monotonic()
+        if batch:
+            spoke_at = now
+        elif now - spoke_at >= heartbeat_s:
+            spoke_at = now
+            yield format_sse_event(comment="still here")
+        await asyncio.sleep(services.settings.events_poll_s)
+
+
+def _read(services: Services, job_id: str, after: int, limit: int) -> tuple[list[JobEvent], bool]:
+    """Events after an id, and whether the job had ended before they were read; raises 404."""
+    with services.database.read() as session:
+        # First the status: its event was written with it, so that a stream which ends here has told it.
+        ended = JobStatus(require_job(session, job_id).status).ended
+        return [wire.event(row) for row in Events(session).after(job_id, after, limit=limit)], ended

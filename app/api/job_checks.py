@@ -1,0 +1,115 @@
+"""What can be said against a job without looking into any file. The rest is found in its validating phase."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from app.errors import ApiProblem
+from app.store.models import DatasetRow, ModelRow
+from app.store.repositories import Datasets, Devices, Models
+from secateur.schemas import ErrorDetail, PruneJobCreate
+
+_MOST_NAMES_SHOWN = 20
+
+
+class Faults:
+    """Collects faults, so that the answer names all of them; its code is that of the first."""
+
+    def __init__(self) -> None:
+        self._faults: list[tuple[str, ErrorDetail]] = []
+
+    def add(self, code: str, pointer: str, detail: str) -> None:
+        """Note one fault."""
+        self._faults.append((code, ErrorDetail(pointer=pointer, detail=detail)))
+
+    def raise_if_any(self) -> None:
+        """Raise ApiProblem with everything noted."""
+        if not self._faults:
+            return
+        code, first = self._faults[0]
+        more = len(self._faults) - 1
+        detail = first.detail + (f" ({more} more in `errors`.)" if more else "")
+        raise ApiProblem(code, detail, errors=[error for _, error in self._faults])
+
+
+def check_job(session: Session, spec: PruneJobCreate) -> None:
+    """Raise ApiProblem (422) unless everything the job names exists and fits together.
+
+    Model and dataset stay locked against deletion until `session` commits.
+    """
+    faults = Faults()
+    model = Models(session).get(spec.model_id, share=True)
+    if model is None:
+        faults.add("unknown_model", "/model_id", f"There is no model {spec.model_id!r}.")
+    dataset = Datasets(session).get(spec.dataset_id, share=True)
+    if dataset is None:
+        faults.add("unknown_dataset", "/dataset_id", f"There is no dataset {spec.dataset_id!r}.")
+    if Devices(session).get(spec.device) is None:
+        faults.add(
+            "unknown_device",
+            "/device",
+            f"No worker has registered the device {spec.device!r}; GET /v1/devices lists those there are.",
+        )
+    if dataset is not None:
+        chosen = _check_classes(spec.classes, dataset, faults)
+        if model is not None:
+            _check_fit(chosen, dataset, model, faults)
+    faults.raise_if_any()
+
+
+def _check_classes(classes: Sequence[str | int], dataset: DatasetRow, faults: Faults) -> dict[str, str]:
+    """Folder name -> pointer of each class that exists, once."""
+    chosen: dict[str, str] = {}
+    known = set(dataset.classes)
+    for position, given in enumerate(classes):
+        pointer = f"/classes/{position}"
+        if isinstance(given, int):
+            name = dataset.classes[given] if 0 <= given < len(dataset.classes) else None
+        else:
+            name = given if given in known else None
+        if name is None:
+            faults.add(
+                "unknown_class", pointer, f"The dataset has no class {given!r}; it has {_listed(dataset.classes)}."
+            )
+        elif name in chosen:
+            faults.add("duplicate_class", pointer, f"The class {name!r} is there already, at {chosen[name]}.")
+        else:
+            chosen[name] = pointer
+    return chosen
+
+
+def _check_fit(chosen: dict[str, str], dataset: DatasetRow, model: ModelRow, faults: Faults) -> None:
+    """Find the model's output of each class, and compare image shapes where the model fixes one."""
+    rows = output_rows(dataset, model)
+    for name, pointer in chosen.items():
+        row = rows.get(name)
+        if row is None:
+            detail = (
+                f"It is not known which of the model's {model.num_outputs} outputs is {name!r}: the dataset has "
+                f"{len(dataset.classes)} classes. Upload the dataset with a `class_map`, or the model with "
+                "`class_names`."
+            )
+            faults.add("class_not_mapped", pointer, detail)
+        elif row >= model.num_outputs:
+            detail = f"The class {name!r} is mapped to output {row}; the model's last one is {model.num_outputs - 1}."
+            faults.add("class_not_mapped", pointer, detail)
+    shape = [len(dataset.mean), dataset.image_size, dataset.image_size]
+    if model.input_shape is not None and list(model.input_shape) != shape:
+        detail = f"The model takes images of shape {model.input_shape}, the dataset is declared as {shape}."
+        faults.add("shape_mismatch", "/dataset_id", detail)
+
+
+def output_rows(dataset: DatasetRow, model: ModelRow) -> dict[str, int]:
+    """Folder name -> the model's output row: the dataset's map, else the model's names, else position."""
+    if dataset.class_map is not None:
+        return dataset.class_map
+    if model.class_names is not None and set(dataset.classes) <= set(model.class_names):
+        return {name: model.class_names.index(name) for name in dataset.classes}
+    if len(dataset.classes) == model.num_outputs:
+        return {name: row for row, name in enumerate(dataset.classes)}
+    return {}
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_MOST_NAMES_SHOWN])
+    return shown if len(names) <= _MOST_NAMES_SHOWN else f"{shown} and {len(names) - _MOST_NAMES_SHOWN} more"

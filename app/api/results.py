@@ -1,0 +1,78 @@
+"""/v1/prune-jobs/{id}/plan, /report, /artifacts: what a job left."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from app.api import wire
+from app.api.files import send_blob
+from app.api.prune_jobs import require_job
+from app.errors import ApiProblem, responses
+from app.services import Services, ServicesDep
+from app.store.models import JobArtifactRow
+from app.store.repositories import Artifacts
+from secateur.schemas import Artifact, Page
+
+router = APIRouter(prefix="/v1/prune-jobs", tags=["prune jobs"])
+
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"application/octet-stream": {}}},
+    206: {"description": "The part of the file that Range asked for."},
+    304: {"description": "The file is the one of If-None-Match."},
+}
+_JSON: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}}}}
+_REPORT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/html": {}}}}
+
+
+@router.get("/{job_id}/artifacts", responses=responses("not_found"))
+def list_artifacts(job_id: str, services: ServicesDep) -> Page[Artifact]:
+    """The files the job left, by name."""
+    with services.database.read() as session:
+        require_job(session, job_id)
+        return Page[Artifact](items=[wire.artifact(row) for row in Artifacts(session).list(job_id)])
+
+
+@router.get(
+    "/{job_id}/artifacts/{name}",
+    response_class=Response,
+    responses={**responses("not_found", "range_not_satisfiable"), **_FILE},
+)
+def download_artifact(job_id: str, name: str, request: Request, services: ServicesDep) -> Response:
+    """One file; ranges and ETags are honoured, so that a broken download can go on."""
+    row = _artifact(services, job_id, name)
+    return send_blob(request, services, row.sha256, media_type=row.media_type, name=row.name)
+
+
+@router.get("/{job_id}/plan", response_class=Response, responses={**responses("not_found"), **_JSON})
+def get_plan(job_id: str, request: Request, services: ServicesDep) -> Response:
+    """The plan: widths per layer, value, bound, gap."""
+    row = _artifact(services, job_id, "plan.json")
+    return send_blob(request, services, row.sha256, media_type="application/json", name=row.name, inline=True)
+
+
+@router.get("/{job_id}/report", response_class=Response, responses={**responses("not_found"), **_REPORT})
+def get_report(
+    job_id: str,
+    request: Request,
+    services: ServicesDep,
+    format: Annotated[
+        Literal["json", "html"] | None, Query(description="Overrides what the Accept header asks for.")
+    ] = None,
+) -> Response:
+    """The report, as JSON or as a page to read."""
+    wanted = format or ("html" if "text/html" in request.headers.get("accept", "") else "json")
+    row = _artifact(services, job_id, f"report.{wanted}")
+    media_type = "text/html; charset=utf-8" if wanted == "html" else "application/json"
+    response = send_blob(request, services, row.sha256, media_type=media_type, name=row.name, inline=True)
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def _artifact(services: Services, job_id: str, name: str) -> JobArtifactRow:
+    with services.database.read() as session:
+        job = require_job(session, job_id)
+        row = Artifacts(session).get(job_id, name)
+    if row is None or row.hidden:
+        raise ApiProblem("not_found", f"Job {job_id} has no file {name!r}; it is {job.status}.")
+    return row

@@ -1,0 +1,32 @@
+"""Rows as wire bodies."""
+
+from app.store.models import DatasetRow, DeviceRow, JobArtifactRow, JobEventRow, LutRow, ModelRow, PruneJobRow
+from secateur.schemas import Artifact, Dataset, Device, JobEvent, Lut, Model, PruneJob
+
+
+def model(row: ModelRow) -> Model:
+    return Model.model_validate(row, from_attributes=True)
+
+
+def dataset(row: DatasetRow) -> Dataset:
+    return Dataset.model_validate(row, from_attributes=True)
+
+
+def device(row: DeviceRow) -> Device:
+    return Device.model_validate(row, from_attributes=True)
+
+
+def lut(row: LutRow) -> Lut:
+    return Lut.model_validate(row, from_attributes=True)
+
+
+def job(row: PruneJobRow) -> PruneJob:
+    return PruneJob.model_validate(row, from_attributes=True)
+
+
+def event(row: JobEventRow) -> JobEvent:
+    return JobEvent.model_validate(row, from_attributes=True)
+
+
+def artifact(row: JobArtifactRow) -> Artifact:
+    return Artifact.model_validate(row, from_attributes=True)

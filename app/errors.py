@@ -1,0 +1,208 @@
+"""Every error the API can answer with, as RFC 9457 problem+json. The codes are part of the wire: never rename one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from secateur.schemas import ErrorDetail, Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What all problems of one code share."""
+
+    status: int
+    title: str
+    meaning: str
+    """What happened and what to do, for the documentation."""
+
+
+PROBLEMS: Mapping[str, Kind] = {
+    # The request itself
+    "malformed_request": Kind(
+        status=400,
+        title="The request cannot be read",
+        meaning="The body is not JSON, or the multipart body is cut off.",
+    ),
+    "host_refused": Kind(
+        status=403,
+        title="Unknown host name",
+        meaning="The Host header names no host of this service. Add it to SECATEUR_ALLOWED_HOSTS if it should.",
+    ),
+    "origin_refused": Kind(
+        status=403,
+        title="Unknown origin",
+        meaning="A web page of another site sent the request. Add its origin to SECATEUR_ALLOWED_ORIGINS to let it.",
+    ),
+    "not_found": Kind(status=404, title="Not found", meaning="There is no such route, resource or file."),
+    "method_not_allowed": Kind(
+        status=405, title="Method not allowed", meaning="The resource exists; the Allow header names its methods."
+    ),
+    "body_too_large": Kind(
+        status=413, title="Too large", meaning="The body is larger than the service's limit, which the detail names."
+    ),
+    "unsupported_media_type": Kind(
+        status=415,
+        title="Unsupported media type",
+        meaning="Send application/json, or multipart/form-data for an upload.",
+    ),
+    "range_not_satisfiable": Kind(
+        status=416, title="Range not satisfiable", meaning="The requested range lies outside the file."
+    ),
+    "invalid_request": Kind(
+        status=422, title="Invalid request", meaning="Fields are missing or wrong; `errors` points at each."
+    ),
+    "bad_cursor": Kind(
+        status=422, title="Invalid cursor", meaning="Pass `next_cursor` of the page before, unchanged, or none."
+    ),
+    "idempotency_key_reused": Kind(
+        status=422,
+        title="Idempotency key used before",
+        meaning="The Idempotency-Key came with another body within the last 24 hours. Use a new key for a new request.",
+    ),
+    # Uploads
+    "pickle_refused": Kind(
+        status=415,
+        title="Pickles are refused",
+        meaning="The file is a pickle (or a PyTorch archive that holds one), which can run code when it is read. "
+        "Convert it to safetensors or ONNX.",
+    ),
+    "unsupported_format": Kind(
+        status=415,
+        title="Unsupported file format",
+        meaning="Models come as safetensors or ONNX, datasets as a zip of an ImageFolder.",
+    ),
+    "unknown_arch": Kind(
+        status=422,
+        title="Unknown architecture",
+        meaning="Use `torchvision/<name>`, `timm/<name>`, `cifar/resnet20|32|44|56|110` (also `-a`, `-b`) or `onnx`.",
+    ),
+    "upload_refused": Kind(
+        status=422,
+        title="The upload is not usable",
+        meaning="A worker looked at the file and says what is wrong with it.",
+    ),
+    # Jobs
+    "unknown_model": Kind(status=422, title="Unknown model", meaning="`model_id` names no uploaded model."),
+    "unknown_dataset": Kind(status=422, title="Unknown dataset", meaning="`dataset_id` names no uploaded dataset."),
+    "unknown_device": Kind(
+        status=422,
+        title="Unknown device",
+        meaning="No worker has ever registered this device; GET /v1/devices lists them.",
+    ),
+    "unknown_class": Kind(
+        status=422,
+        title="Unknown class",
+        meaning="The dataset has no such class: give folder names as strings or positions in `classes` as numbers.",
+    ),
+    "duplicate_class": Kind(
+        status=422, title="Class given twice", meaning="Name each class once, by name or position."
+    ),
+    "class_not_mapped": Kind(
+        status=422,
+        title="Class without an output",
+        meaning="It is not known which output of the model means the class. Upload the dataset with a `class_map`, or "
+        "the model with `class_names`.",
+    ),
+    "shape_mismatch": Kind(
+        status=422,
+        title="Images do not fit the model",
+        meaning="The ONNX model fixes another image size or channel count.",
+    ),
+    "model_in_use": Kind(status=409, title="Model in use", meaning="A job that has not ended uses the model."),
+    "dataset_in_use": Kind(status=409, title="Dataset in use", meaning="A job that has not ended uses the dataset."),
+    "job_ended": Kind(status=409, title="The job has ended", meaning="An ended job cannot be cancelled."),
+    "job_not_retryable": Kind(
+        status=409, title="The job cannot be retried", meaning="Only failed and cancelled jobs can be retried."
+    ),
+    "input_deleted": Kind(
+        status=409, title="An input was deleted", meaning="The job's model or dataset was deleted: submit a new job."
+    ),
+    # The service
+    "internal_error": Kind(
+        status=500,
+        title="Internal error",
+        meaning="A fault of the service; its log has the details under the request id.",
+    ),
+    "check_failed": Kind(
+        status=500,
+        title="The check broke",
+        meaning="The worker that looked at the file or job broke. Its log says why.",
+    ),
+    "no_worker": Kind(
+        status=503,
+        title="No worker",
+        meaning="No worker is running. Start one with `secateur worker` (or `secateur serve`).",
+    ),
+    "database_unavailable": Kind(
+        status=503, title="Database unavailable", meaning="The database does not answer. Try again in a moment."
+    ),
+    "not_ready": Kind(
+        status=503, title="Not ready", meaning="The database lacks migrations, or the service is stopping."
+    ),
+    "check_timeout": Kind(
+        status=504, title="The check took too long", meaning="No worker finished the check in time; all may be busy."
+    ),
+}
+
+
+class ApiProblem(HTTPException):
+    """Raise it anywhere in a request to answer with a problem.
+
+    starlette.HTTPException   so that FastAPI lets it pass when it is raised while a body is read
+     +- ApiProblem            any code of PROBLEMS
+         +- NotFound          404 for a resource
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[ErrorDetail] = (),
+        status: int | None = None,
+        title: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`status` and `title` are only needed for codes that a worker invented."""
+        kind = PROBLEMS.get(code, PROBLEMS["upload_refused"])
+        super().__init__(status or kind.status, detail, dict(headers or {}))
+        self.problem = Problem(
+            type=f"/problems/{code}",
+            title=title or kind.title,
+            status=status or kind.status,
+            code=code,
+            detail=detail,
+            errors=list(errors),
+        )
+
+
+class NotFound(ApiProblem):
+    """There is no `noun` with this id."""
+
+    def __init__(self, noun: str, key: str) -> None:
+        super().__init__("not_found", f"There is no {noun} {key!r}.")
+
+
+def problem_response(error: ApiProblem) -> JSONResponse:
+    """The error as an answer."""
+    body: dict[str, Any] = error.problem.model_dump(mode="json")
+    return JSONResponse(body, status_code=error.problem.status, media_type=MEDIA_TYPE, headers=error.headers)
+
+
+def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for a route that may answer with these codes, beside those every route may."""
+    every = ("malformed_request", "host_refused", "invalid_request", "internal_error", "database_unavailable")
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for code in (*every, *codes):
+        status = PROBLEMS[code].status
+        entry = by_status.setdefault(
+            status, {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}, "description": ""}
+        )
+        entry["description"] = " or ".join(filter(None, (entry["description"], f"`{code}`")))
+    return by_status

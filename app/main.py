@@ -1,0 +1,98 @@
+"""The app: routes, middleware, start and stop."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from app import handlers
+from app.api import datasets, devices, events, health, luts, models, prune_jobs, results
+from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
+from app.services import open_services
+from app.settings import Settings
+from app.web import pages
+from secateur.schemas import JobEvent, Page, Problem
+
+ROUTERS = (
+    models.router,
+    datasets.router,
+    devices.router,
+    luts.router,
+    prune_jobs.router,
+    events.router,
+    results.router,
+    health.router,
+)
+UPLOAD_PATHS = ("/v1/models", "/v1/datasets")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI app; its database must have been migrated."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services = open_services(settings)
+        await run_in_threadpool(services.sweep)
+        app.state.services = services
+        yield
+        app.state.stopping.set()
+        await run_in_threadpool(services.close)
+
+    app = FastAPI(
+        title="Secateur",
+        summary="Prune a vision network to a measured latency budget, for the classes its user cares about.",
+        version=version("secateur"),
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # the usual pages load their scripts from elsewhere; this service works offline
+        redoc_url=None,
+        lifespan=lifespan,
+        middleware=_middleware(settings),
+    )
+    app.state.stopping = threading.Event()
+    handlers.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.include_router(pages.router, include_in_schema=False)
+    app.mount("/static", pages.static_files(), name="static")
+    _document(app)
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    stack = [Middleware(RequestMiddleware), Middleware(GuardMiddleware, settings=settings)]
+    if settings.allowed_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Request-ID"],
+            expose_headers=["Location", "ETag", "X-Request-ID", "Idempotency-Replayed"],
+        )
+        stack.append(cors)
+    return [*stack, Middleware(LimitMiddleware, settings=settings, upload_paths=UPLOAD_PATHS)]
+
+
+def _document(app: FastAPI) -> None:
+    """Put the bodies that routes answer with by hand into the OpenAPI schema, and take FastAPI's own 422 out."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            schemas = schema["components"]["schemas"]
+            for kind in (Problem, Page[JobEvent]):
+                described = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(described.pop("$defs", {}))
+                schemas[described["title"].replace("[", "_").replace("]", "_")] = described
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,82 @@
+"""The API's side of the job engine, and the only file of this room that knows it (DBOS)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dbos import DBOS, DBOSClient, EnqueueOptions, WorkflowHandle
+from dbos import DBOSPortableJSONSerializer as PortableJsonSerializer
+from sqlalchemy.orm import Session
+
+from app.store.base import new_id
+
+INSPECT_QUEUE = "inspect"
+INSPECT_WORKFLOW = "inspect"
+PRUNE_WORKFLOW = "prune"
+
+
+class QueueError(RuntimeError):
+    """The workflow ended without a result: it was cancelled or a worker broke."""
+
+
+def device_queue(device_id: str) -> str:
+    """Name of the queue that workers of this device listen to."""
+    return f"device:{device_id}"
+
+
+def migrate_queue(url: str) -> None:
+    """Create or update the engine's own tables; safe when several processes do so at once."""
+    DBOS.migrate(url)
+
+
+class Queue:
+    """Puts work on the queues, inside our own transactions where a row goes with it."""
+
+    def __init__(self, url: str, *, version: str) -> None:
+        """Connect lazily to the (migrated) database at `url`; `version` is the one that workers must have."""
+        self._client = DBOSClient(
+            system_database_url=url,
+            serializer=PortableJsonSerializer(),
+            lazy=True,
+            # A lost database is a 503 now, not a request that hangs until it is back.
+            retry_connection_errors=False,
+        )
+        self._version = version
+
+    def enqueue_prune(self, session: Session, *, job_id: str, workflow_id: str, device_id: str) -> None:
+        """Queue the job for its device in the transaction of `session`, so that both happen or neither."""
+        options: EnqueueOptions = {
+            "workflow_name": PRUNE_WORKFLOW,
+            "queue_name": device_queue(device_id),
+            "workflow_id": workflow_id,
+            "app_version": self._version,
+        }
+        self._client.enqueue_in_transaction(session, options, job_id)
+
+    def start_inspect(self, kind: str, payload: Mapping[str, Any], *, timeout_s: float) -> str:
+        """Queue a check for any worker, given up after `timeout_s`; returns its id for `inspect_result`."""
+        options: EnqueueOptions = {
+            "workflow_name": INSPECT_WORKFLOW,
+            "queue_name": INSPECT_QUEUE,
+            "workflow_id": new_id("ins"),
+            "app_version": self._version,
+            "workflow_timeout": timeout_s,
+        }
+        handle: WorkflowHandle[Any] = self._client.enqueue(options, kind, dict(payload))
+        return handle.get_workflow_id()
+
+    def inspect_result(self, inspect_id: str) -> dict[str, Any] | None:
+        """The verdict, `{"ok": ...}` or `{"problem": ...}`; None while there is none. Raises QueueError."""
+        status = self._client.retrieve_workflow(inspect_id).get_status()
+        if status.status == "SUCCESS":
+            return dict(status.output or {})
+        if status.status not in ("ENQUEUED", "PENDING", "DELAYED"):
+            raise QueueError(f"the check ended as {status.status.lower()}: {status.error}")
+        return None
+
+    def cancel(self, workflow_id: str) -> None:
+        """Stop a workflow: a queued one is never begun, a running one is interrupted by its worker."""
+        self._client.cancel_workflow(workflow_id)
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self._client.destroy()

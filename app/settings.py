@@ -1,0 +1,133 @@
+"""Every setting of the service, read from `SECATEUR_*` environment variables and nowhere else."""
+
+import ipaddress
+import os
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+class Settings(BaseSettings):
+    """Settings of the API and of the workers; both read the same ones, so that they agree on home and database."""
+
+    model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore", frozen=True)
+
+    home: Path = Field(
+        default=Path("~/.local/share/secateur"),
+        description="Data folder: the SQLite file, uploaded and produced files, scratch space of workers.",
+    )
+    database_url: str = Field(
+        default="",
+        description="SQLAlchemy URL; empty means the file `secateur.db` in `home`. "
+        "Postgres: `postgresql+psycopg://user:password@host/database`.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
+    port: int = Field(default=8117, ge=0, le=65535, description="Port the API listens on; 0 lets the system choose.")
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Let the API listen on an address other machines can reach, though it asks nobody who they are.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Host names, comma-separated, under which clients may reach the API besides the loopback names "
+        "and `host`; `*` accepts any.",
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Web origins, comma-separated (`https://tools.example.com`), whose pages may call the API.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe log record that is written."
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="`json`: one object a line; `console`: for people."
+    )
+
+    max_body_bytes: int = Field(default=MIB, ge=1024, description="Largest JSON body of a request.")
+    max_model_bytes: int = Field(default=2 * GIB, ge=1024, description="Largest model file.")
+    max_dataset_bytes: int = Field(default=8 * GIB, ge=1024, description="Largest dataset zip.")
+    max_zip_entries: int = Field(default=500_000, ge=1, description="Most files a dataset zip may hold.")
+    max_zip_bytes: int = Field(default=32 * GIB, ge=1024, description="Most bytes a dataset zip may unpack to.")
+    max_zip_ratio: float = Field(
+        default=100.0, gt=1, description="Most times larger an unpacked zip may be than its file (zip bombs)."
+    )
+    max_image_pixels: int = Field(default=50_000_000, ge=1, description="Most pixels one image may decode to.")
+    worker_wait_s: float = Field(
+        default=10.0, ge=0, description="How long an upload waits for a first worker to appear before it is refused."
+    )
+    inspect_timeout_s: float = Field(
+        default=120.0, gt=0, description="How long an upload or a preflight waits for a worker to check it."
+    )
+    idempotency_hours: float = Field(
+        default=24.0, gt=0, description="How long an `Idempotency-Key` answers with its first answer."
+    )
+    events_poll_s: float = Field(
+        default=0.5, gt=0, description="How often an open event stream looks for new events in the database."
+    )
+    events_heartbeat_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="Silence after which an event stream sends a comment to keep proxies from closing it.",
+    )
+
+    queue_version: str = Field(
+        default="1",
+        min_length=1,
+        description="Version stamped on queued work; workers take only their own. Change it only when the steps of a "
+        "running job could not be continued by the new code.",
+    )
+    worker_heartbeat_s: float = Field(default=1.0, gt=0, description="How often a worker says that it lives.")
+    worker_timeout_s: float = Field(
+        default=6.0, gt=0, description="Silence after which a worker is declared dead and its job goes to another."
+    )
+    stall_timeout_s: float = Field(
+        default=900.0, gt=0, description="Silence of a job's own process after which it is stopped and tried again."
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, description="How many workers may be lost to one job before it is failed as `poison_job`."
+    )
+    lock_folder: Path = Field(
+        default=Path(tempfile.gettempdir()) / f"secateur-{os.getuid()}",
+        description="Folder of the locks that keep two processes off one device or worker slot; "
+        "every service on the machine should use the same one.",
+        json_schema_extra={"shown": "<temporary folder>/secateur-<user id>"},
+    )
+
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("home")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @cached_property
+    def url(self) -> str:
+        """SQLAlchemy URL of the database, the default filled in."""
+        url = self.database_url or f"sqlite:///{self.home / 'secateur.db'}"
+        for plain in ("postgres://", "postgresql://"):
+            if url.startswith(plain):
+                return "postgresql+psycopg://" + url.removeprefix(plain)
+        return url
+
+    @property
+    def blobs_folder(self) -> Path:
+        """Where files are kept by their SHA-256."""
+        return self.home / "blobs"
+
+    @property
+    def listens_beyond_loopback(self) -> bool:
+        """True when another machine could reach the API."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() != "localhost"

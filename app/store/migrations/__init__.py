@@ -1,0 +1,1 @@
+"""Alembic migrations of our tables; the job engine migrates its own."""

@@ -1,0 +1,27 @@
+"""All SQL, one noun a file. A repository is made for one transaction and never commits it."""
+
+from app.store.repositories.artifacts import Artifacts
+from app.store.repositories.datasets import Datasets
+from app.store.repositories.devices import Devices
+from app.store.repositories.events import Events
+from app.store.repositories.holds import Holds
+from app.store.repositories.idempotency import Idempotency
+from app.store.repositories.jobs import Jobs
+from app.store.repositories.luts import Luts
+from app.store.repositories.models import Models
+from app.store.repositories.pages import RowPage
+from app.store.repositories.workers import Workers
+
+__all__ = [
+    "Artifacts",
+    "Datasets",
+    "Devices",
+    "Events",
+    "Holds",
+    "Idempotency",
+    "Jobs",
+    "Luts",
+    "Models",
+    "RowPage",
+    "Workers",
+]

@@ -1,0 +1,65 @@
+"""Uploaded images."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.store.base import new_id
+from app.store.models import DatasetRow
+from app.store.repositories.pages import RowPage, newest_first
+
+
+class Datasets:
+    """The `dataset` table."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(
+        self,
+        *,
+        name: str,
+        sha256: str,
+        size_bytes: int,
+        image_size: int,
+        mean: list[float],
+        std: list[float],
+        classes: list[str],
+        num_images: dict[str, int],
+        num_skipped: int,
+        skipped: list[str],
+        class_map: dict[str, int] | None,
+    ) -> DatasetRow:
+        """Insert a checked dataset."""
+        row = DatasetRow(
+            id=new_id("dat"),
+            name=name,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            classes=classes,
+            num_images=num_images,
+            num_skipped=num_skipped,
+            skipped=skipped,
+            class_map=class_map,
+        )
+        self._session.add(row)
+        self._session.flush()
+        return row
+
+    def get(self, dataset_id: str, *, share: bool = False, lock: bool = False) -> DatasetRow | None:
+        """The dataset, or None. `share` keeps others from deleting it until we commit, `lock` from using it."""
+        query = select(DatasetRow).where(DatasetRow.id == dataset_id)
+        if share or lock:
+            query = query.with_for_update(read=not lock)
+        return self._session.scalar(query)
+
+    def page(self, *, before: str | None = None, limit: int = 50) -> RowPage[DatasetRow]:
+        """Newest first."""
+        return newest_first(self._session, select(DatasetRow), DatasetRow.id, before=before, limit=limit)
+
+    def delete(self, row: DatasetRow) -> None:
+        """Remove the row; jobs that used it keep their report and forget the dataset."""
+        self._session.delete(row)
+        self._session.flush()

@@ -1,0 +1,50 @@
+"""Which blobs something refers to, and which uploads are only being checked."""
+
+import hashlib
+
+from sqlalchemy import delete, exists, func, or_, select, union
+from sqlalchemy.orm import Session
+
+from app.store.base import database_now, new_id
+from app.store.models import BlobHoldRow, DatasetRow, JobArtifactRow, LutRow, ModelRow
+
+
+class Holds:
+    """The `blob_hold` table, and every other column that names a blob."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, sha256: str) -> str:
+        """Hold the blob until `release`; returns the id of the hold."""
+        self.lock(sha256)
+        row = BlobHoldRow(id=new_id("hld"), sha256=sha256)
+        self._session.add(row)
+        self._session.flush()
+        return row.id
+
+    def release(self, hold_id: str) -> None:
+        """End a hold."""
+        self._session.execute(delete(BlobHoldRow).where(BlobHoldRow.id == hold_id))
+
+    def release_old(self, max_age_s: float) -> list[str]:
+        """End holds whose process must have died; returns the SHA-256 of their blobs."""
+        query = delete(BlobHoldRow).where(BlobHoldRow.created_at < database_now(-max_age_s))
+        return sorted(set(self._session.scalars(query.returning(BlobHoldRow.sha256))))
+
+    def lock(self, sha256: str) -> None:
+        """Let nobody else hold or drop this blob until we commit. SQLite has one writer at a time anyway."""
+        if self._session.get_bind().dialect.name == "postgresql":
+            key = int.from_bytes(hashlib.sha256(b"blob " + sha256.encode()).digest()[:8], signed=True)
+            self._session.execute(select(func.pg_advisory_xact_lock(key)))
+
+    def is_referenced(self, sha256: str) -> bool:
+        """True when a row or a hold needs the blob."""
+        columns = (ModelRow.sha256, DatasetRow.sha256, LutRow.blob_sha256, JobArtifactRow.sha256, BlobHoldRow.sha256)
+        query = select(or_(*(exists().where(column == sha256) for column in columns)))
+        return bool(self._session.scalar(query))
+
+    def all_referenced(self) -> set[str]:
+        """SHA-256 of every blob a row or a hold needs."""
+        columns = (ModelRow.sha256, DatasetRow.sha256, LutRow.blob_sha256, JobArtifactRow.sha256, BlobHoldRow.sha256)
+        return set(self._session.scalars(union(*(select(column) for column in columns))))

@@ -1,0 +1,204 @@
+"""Prune jobs. A status only changes where the old one allows it, and each change leaves an event."""
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.store.base import database_now, new_id
+from app.store.models import PruneJobRow
+from app.store.repositories.events import Events
+from app.store.repositories.pages import RowPage, newest_first
+from secateur.schemas import JobStatus
+
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset(
+        {JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.RUNNING}
+    ),
+    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
+    JobStatus.CANCELLED: frozenset({JobStatus.QUEUED}),
+}
+"""From -> to. Queued -> failed: nobody could run it. Ended -> queued: a retry. Running -> running: taken over."""
+
+ACTIVE = tuple(status for status in JobStatus if not status.ended)
+
+
+def _new_workflow_id(job_id: str) -> str:
+    return f"{job_id}.{secrets.token_hex(4)}"
+
+
+class Jobs:
+    """The `prune_job` table."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, *, name: str, spec: Mapping[str, Any], model_id: str, dataset_id: str, device_id: str) -> PruneJobRow:
+        """Insert a queued job; `workflow_id` on its row is the durable workflow to start."""
+        job_id = new_id("job")
+        row = PruneJobRow(
+            id=job_id,
+            name=name,
+            spec=dict(spec),
+            model_id=model_id,
+            dataset_id=dataset_id,
+            device_id=device_id,
+            workflow_id=_new_workflow_id(job_id),
+        )
+        self._session.add(row)
+        self._session.flush()
+        Events(self._session).append(job_id, "status", {"status": JobStatus.QUEUED.value})
+        return row
+
+    def get(self, job_id: str) -> PruneJobRow | None:
+        """The job as it is now, or None."""
+        return self._session.get(PruneJobRow, job_id, populate_existing=True)
+
+    def page(
+        self, *, status: Collection[JobStatus] = (), before: str | None = None, limit: int = 50
+    ) -> RowPage[PruneJobRow]:
+        """Newest first, optionally only those in one of `status`."""
+        query = select(PruneJobRow)
+        if status:
+            query = query.where(PruneJobRow.status.in_([s.value for s in status]))
+        return newest_first(self._session, query, PruneJobRow.id, before=before, limit=limit)
+
+    def counts(self) -> dict[JobStatus, int]:
+        """How many jobs are in each status."""
+        rows = self._session.execute(select(PruneJobRow.status, func.count()).group_by(PruneJobRow.status)).all()
+        return {JobStatus(status): count for status, count in rows}
+
+    def active_of_model(self, model_id: str) -> list[str]:
+        """Ids of jobs that have not ended and use this model."""
+        return self._active(PruneJobRow.model_id == model_id)
+
+    def active_of_dataset(self, dataset_id: str) -> list[str]:
+        """Ids of jobs that have not ended and use this dataset."""
+        return self._active(PruneJobRow.dataset_id == dataset_id)
+
+    def active_of_worker(self, worker_id: str) -> list[PruneJobRow]:
+        """Jobs that have not ended and that this worker began last."""
+        query = select(PruneJobRow).where(PruneJobRow.worker_id == worker_id, PruneJobRow.status.in_(ACTIVE))
+        return list(self._session.scalars(query.order_by(PruneJobRow.id)))
+
+    def begin(self, job_id: str, worker_id: str) -> bool:
+        """Queued or running -> running on `worker_id`, one attempt more; False when the job was cancelled or ended."""
+        return self._move(
+            job_id,
+            (JobStatus.QUEUED, JobStatus.RUNNING),
+            JobStatus.RUNNING,
+            {
+                "worker_id": worker_id,
+                "attempt": PruneJobRow.attempt + 1,
+                "started_at": func.coalesce(PruneJobRow.started_at, database_now()),
+            },
+            {"worker_id": worker_id},
+        )
+
+    def lose_worker(self, job_id: str, worker_id: str) -> int | None:
+        """Count a worker lost to the job; returns how many so far, None when another worker has the job by now."""
+        query = (
+            update(PruneJobRow)
+            .where(PruneJobRow.id == job_id, PruneJobRow.worker_id == worker_id, PruneJobRow.status.in_(ACTIVE))
+            .values(num_lost=PruneJobRow.num_lost + 1, worker_id=None)
+            .returning(PruneJobRow.num_lost)
+        )
+        return self._session.scalar(query)
+
+    def request_cancel(self, job_id: str) -> JobStatus | None:
+        """Queued -> cancelled, running -> cancelling; returns the new status, None when neither was possible."""
+        if self._move(job_id, (JobStatus.QUEUED,), JobStatus.CANCELLED, {"ended_at": database_now()}):
+            return JobStatus.CANCELLED
+        if self._move(job_id, (JobStatus.RUNNING,), JobStatus.CANCELLING, {}):
+            return JobStatus.CANCELLING
+        return None
+
+    def requeue(self, job_id: str) -> str | None:
+        """Failed or cancelled -> queued with a fresh workflow id, which is returned; None when it was neither."""
+        workflow_id = _new_workflow_id(job_id)
+        moved = self._move(
+            job_id,
+            (JobStatus.FAILED, JobStatus.CANCELLED),
+            JobStatus.QUEUED,
+            {
+                "workflow_id": workflow_id,
+                "num_lost": 0,
+                "phase": None,
+                "progress": 0.0,
+                "outcome": None,
+                "summary": None,
+                "failure": None,
+                "worker_id": None,
+                "started_at": None,
+                "ended_at": None,
+            },
+        )
+        return workflow_id if moved else None
+
+    def succeed(self, job_id: str, *, outcome: str, summary: Mapping[str, Any]) -> bool:
+        """Running -> succeeded."""
+        values = {"outcome": outcome, "summary": dict(summary), "progress": 1.0, "ended_at": database_now()}
+        return self._move(job_id, (JobStatus.RUNNING,), JobStatus.SUCCEEDED, values, {"outcome": outcome})
+
+    def fail(self, job_id: str, *, code: str, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> bool:
+        """Queued or running -> failed; `errors` are pairs of `pointer` and `detail`."""
+        failure = {"code": code, "detail": detail, "errors": [dict(error) for error in errors]}
+        values = {"failure": failure, "ended_at": database_now()}
+        return self._move(job_id, (JobStatus.QUEUED, JobStatus.RUNNING), JobStatus.FAILED, values, {"failure": failure})
+
+    def finish_cancel(self, job_id: str) -> bool:
+        """Cancelling (or queued, or running when its workflow was cancelled) -> cancelled."""
+        return self._move(job_id, ACTIVE, JobStatus.CANCELLED, {"ended_at": database_now()})
+
+    def set_phase(self, job_id: str, phase: str) -> bool:
+        """Record the phase of a running job and an event; False when it is not running any more."""
+        changed = self._update_running(job_id, {"phase": phase})
+        if changed:
+            Events(self._session).append(job_id, "phase", {"phase": phase})
+        return changed
+
+    def set_progress(self, job_id: str, progress: float) -> bool:
+        """Record progress in 0..1 of a running job and an event; False when it is not running any more."""
+        changed = self._update_running(job_id, {"progress": min(max(progress, 0.0), 1.0)})
+        if changed:
+            Events(self._session).append(job_id, "progress", {"progress": round(progress, 4)})
+        return changed
+
+    def set_summary(self, job_id: str, summary: Mapping[str, Any]) -> bool:
+        """Replace the headline figures of a running job; False when it is not running any more."""
+        return self._update_running(job_id, {"summary": dict(summary)})
+
+    def _active(self, condition: Any) -> list[str]:
+        query = select(PruneJobRow.id).where(condition, PruneJobRow.status.in_(ACTIVE)).order_by(PruneJobRow.id)
+        return list(self._session.scalars(query))
+
+    def _update_running(self, job_id: str, values: Mapping[str, Any]) -> bool:
+        query = update(PruneJobRow).where(PruneJobRow.id == job_id, PruneJobRow.status == JobStatus.RUNNING.value)
+        return self._session.scalar(query.values(**values).returning(PruneJobRow.id)) is not None
+
+    def _move(
+        self,
+        job_id: str,
+        from_: Collection[JobStatus],
+        to: JobStatus,
+        values: Mapping[str, Any],
+        event: Mapping[str, Any] | None = None,
+    ) -> bool:
+        assert all(to in TRANSITIONS[status] for status in from_ if status is not to)
+        query = (
+            update(PruneJobRow)
+            .where(PruneJobRow.id == job_id, PruneJobRow.status.in_([status.value for status in from_]))
+            .values(status=to.value, **values)
+            .returning(PruneJobRow.attempt)
+        )
+        attempt = self._session.scalar(query)
+        if attempt is None:
+            return False
+        data = {"status": to.value, "attempt": attempt, **(event or {})}
+        Events(self._session).append(job_id, "status", data)
+        return True

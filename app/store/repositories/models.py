@@ -1,0 +1,59 @@
+"""Uploaded networks."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.store.base import new_id
+from app.store.models import ModelRow
+from app.store.repositories.pages import RowPage, newest_first
+
+
+class Models:
+    """The `model` table."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(
+        self,
+        *,
+        name: str,
+        arch: str,
+        sha256: str,
+        size_bytes: int,
+        num_parameters: int,
+        num_outputs: int,
+        input_shape: list[int] | None,
+        class_names: list[str] | None,
+    ) -> ModelRow:
+        """Insert a checked model."""
+        row = ModelRow(
+            id=new_id("mdl"),
+            name=name,
+            arch=arch,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            num_parameters=num_parameters,
+            num_outputs=num_outputs,
+            input_shape=input_shape,
+            class_names=class_names,
+        )
+        self._session.add(row)
+        self._session.flush()
+        return row
+
+    def get(self, model_id: str, *, share: bool = False, lock: bool = False) -> ModelRow | None:
+        """The model, or None. `share` keeps others from deleting it until we commit, `lock` from using it."""
+        query = select(ModelRow).where(ModelRow.id == model_id)
+        if share or lock:
+            query = query.with_for_update(read=not lock)
+        return self._session.scalar(query)
+
+    def page(self, *, before: str | None = None, limit: int = 50) -> RowPage[ModelRow]:
+        """Newest first."""
+        return newest_first(self._session, select(ModelRow), ModelRow.id, before=before, limit=limit)
+
+    def delete(self, row: ModelRow) -> None:
+        """Remove the row; jobs that used it keep their report and forget the model."""
+        self._session.delete(row)
+        self._session.flush()

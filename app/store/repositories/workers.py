@@ -1,0 +1,83 @@
+"""Workers: who lives, by the database's clock, and who has been declared dead."""
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.store.base import database_now
+from app.store.models import PruneJobRow, WorkerRow
+from app.store.repositories.jobs import ACTIVE
+
+
+class Workers:
+    """The `worker` table."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def register(self, worker_id: str, *, slot: str, device_id: str) -> WorkerRow:
+        """Insert a new boot, live from now on."""
+        row = WorkerRow(id=worker_id, slot=slot, device_id=device_id)
+        self._session.add(row)
+        self._session.flush()
+        return row
+
+    def get(self, worker_id: str) -> WorkerRow | None:
+        """The worker as it is now, or None."""
+        return self._session.get(WorkerRow, worker_id, populate_existing=True)
+
+    def heartbeat(self, worker_id: str) -> bool:
+        """Say that the worker lives; False when it was declared dead meanwhile and has to stop."""
+        query = (
+            update(WorkerRow)
+            .where(WorkerRow.id == worker_id, WorkerRow.status == "live")
+            .values(heartbeat_at=database_now())
+            .returning(WorkerRow.id)
+        )
+        return self._session.scalar(query) is not None
+
+    def live(self, timeout_s: float, *, device_id: str | None = None) -> list[WorkerRow]:
+        """Workers that gave a sign of life within `timeout_s`, optionally only those of one device."""
+        query = select(WorkerRow).where(WorkerRow.status == "live", WorkerRow.heartbeat_at >= database_now(-timeout_s))
+        if device_id is not None:
+            query = query.where(WorkerRow.device_id == device_id)
+        return list(self._session.scalars(query.order_by(WorkerRow.id)))
+
+    def declare_dead(self, timeout_s: float) -> list[str]:
+        """Live -> dead for workers silent for longer; returns their ids. Each id is returned to one caller only."""
+        query = (
+            update(WorkerRow)
+            .where(WorkerRow.status == "live", WorkerRow.heartbeat_at < database_now(-timeout_s))
+            .values(status="dead")
+            .returning(WorkerRow.id)
+        )
+        return sorted(self._session.scalars(query))
+
+    def declare_older_boots_dead(self, slot: str, worker_id: str) -> list[str]:
+        """Live -> dead for every other boot of the slot, whose lock `worker_id` holds by now; returns their ids."""
+        query = (
+            update(WorkerRow)
+            .where(WorkerRow.slot == slot, WorkerRow.id != worker_id, WorkerRow.status == "live")
+            .values(status="dead")
+            .returning(WorkerRow.id)
+        )
+        return sorted(self._session.scalars(query))
+
+    def dead_with_jobs(self) -> list[str]:
+        """Dead or stopped workers whose jobs nobody has taken over: what a reaper that died itself left undone."""
+        query = (
+            select(WorkerRow.id)
+            .join(PruneJobRow, PruneJobRow.worker_id == WorkerRow.id)
+            .where(WorkerRow.status != "live", PruneJobRow.status.in_(ACTIVE))
+            .distinct()
+        )
+        return sorted(self._session.scalars(query))
+
+    def stop(self, worker_id: str) -> bool:
+        """Live -> stopped, when a worker leaves on its own."""
+        query = (
+            update(WorkerRow)
+            .where(WorkerRow.id == worker_id, WorkerRow.status == "live")
+            .values(status="stopped")
+            .returning(WorkerRow.id)
+        )
+        return self._session.scalar(query) is not None

@@ -1,0 +1,1 @@
+"""Measuring latencies, one file per runtime."""

@@ -1,0 +1,164 @@
+"""Times isolated operators in ONNX Runtime: copies of each in one graph, many graphs interleaved.
+
+What an entry is. The operator is taken as the runtime executes it inside a network (`lut.measure.isolate`: fused,
+blocked layout, with only the layout changes it causes itself), repeated `copies` times in one graph on the same
+input, and that graph is timed; an entry is the time of the graph, less the fixed cost of a run, over `copies`. Copies
+serve two ends. Operators of a few microseconds are not drowned by the fixed cost. And every copy has its own weights,
+as many as the network streams through the caches between two uses of a weight (`rotation_bytes`): an operator looped
+on one set of weights finds them in the nearest cache, which inside ResNet-50 it does not, and late layers would come
+out 20-30 % too fast. The first operator of a network writes where nothing has been since the last inference, so its
+copies have their own outputs.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lut.measure.isolate import IsolatedOperator, isolate, repeated
+from lut.measure.onnx_ops import MAX_IMAGE_CHANNELS, identity_model, on_vectors, random_pool
+from lut.measure.sessions import Buffers, bound_run, session_options, verbatim_session
+from lut.measure.timing import Timed, interleave, relative_scatter
+from lut.profile import DeviceProfile
+from lut.request import GridRequest, num_weights, output_size
+from lut.signature import OpSignature
+from lut.table import Entry
+
+ROUNDS = 5
+SLICE_S = 0.004
+MIN_RUNS = 3
+"""Rounds x slice: each point gets at least 20 ms and 15 runs."""
+MAX_GRAPH_S = 0.004
+"""No more copies than run in this time."""
+MIN_GRAPH_S = 60e-6
+"""At least as many copies as run in this time, so that the fixed cost of a run (about 2 us) is a small correction."""
+MAX_COPIES = 64
+MAX_ROTATION_BYTES = 64 << 20
+CHUNK_BYTES = 1 << 30
+CHUNK_SESSIONS = 256
+_WEIGHTS = "weights.bin"
+_PADDING = 64
+"""No runtime pads channels by more than this."""
+_REFERENCE = OpSignature(kind="conv", height=14, width=14, kernel=(3, 3), padding=(1, 1), activation="relu")
+_REFERENCE_POINT = (64, 64)
+
+Point = tuple[int, int]
+Progress = Callable[[int, int], None]
+Measured = dict[OpSignature, dict[Point, Entry]]
+
+
+def rotation_bytes(requests: Iterable[GridRequest], batch: int) -> int:
+    """Return how many bytes the copies of an operator should rotate through: what the network touches in one inference.
+
+    Counted at the middle of the requested widths: weights and outputs of every operator (`GridRequest.count` of each),
+    at most 64 MiB. Between a dense network, whose weights are colder, and a slimmed one, whose weights are warmer.
+    """
+    total = 0
+    for request in requests:
+        c_in, c_out = (sorted(counts)[len(counts) // 2] for counts in (request.c_ins, request.c_outs))
+        height, width = output_size(request.signature)
+        values = num_weights(request.signature, c_in, c_out) + batch * c_out * height * width
+        total += 4 * request.count * values
+    return min(total, MAX_ROTATION_BYTES)
+
+
+@dataclass(kw_only=True)
+class _Probe:
+    """One point under measurement."""
+
+    signature: OpSignature
+    point: Point
+    timed: Timed
+    copies: int
+    held_bytes: int
+    """Memory that no other probe shares."""
+
+
+class Bench:
+    """Sessions, shared buffers and the running reference kernel of one measurement on this machine."""
+
+    def __init__(self, profile: DeviceProfile, folder: Path, requests: Sequence[GridRequest]) -> None:
+        """Prepare to measure points of `requests`; `folder` is scratch space that outlives the bench."""
+        self._profile = profile
+        self._folder = folder
+        self._rotation = rotation_bytes(requests, profile.batch)
+        self._file_bytes = max(self._rotation, 1 << 20, *(_padded_weight_bytes(request) for request in requests))
+        self._reference_medians: list[float] = []
+        self._buffers: Buffers = {}
+        pool = random_pool().tobytes()
+        with (folder / _WEIGHTS).open("wb") as file:
+            for written in range(0, self._file_bytes, len(pool)):
+                file.write(pool[: self._file_bytes - written])
+
+    @property
+    def noise(self) -> float:
+        """Relative scatter of the reference kernel over all rounds so far."""
+        return relative_scatter(self._reference_medians)
+
+    def measure(self, points: Sequence[tuple[OpSignature, Point]], progress: Progress) -> Measured:
+        """Return entries for all points, measured in chunks that fit in memory; `progress` counts points."""
+        entries: Measured = {}
+        done = 0
+        chunk: list[_Probe] = []
+        for number, (signature, point) in enumerate(points, start=1):
+            chunk.append(self._prepare(signature, point))
+            full = len(chunk) >= CHUNK_SESSIONS or sum(probe.held_bytes for probe in chunk) > CHUNK_BYTES
+            if full or number == len(points):
+                for probe, entry in self._time(chunk, done, len(points), progress):
+                    entries.setdefault(probe.signature, {})[probe.point] = entry
+                done = number
+                chunk.clear()
+                self._buffers.clear()
+        return entries
+
+    def _time(self, chunk: Sequence[_Probe], done: int, total: int, progress: Progress) -> list[tuple[_Probe, Entry]]:
+        reference = self._prepare(_REFERENCE, _REFERENCE_POINT).timed
+        empty = Timed(self._bound(identity_model().SerializeToString()), self._profile.threads)
+        interleave(
+            [reference, empty, *(probe.timed for probe in chunk)],
+            rounds=ROUNDS,
+            slice_s=SLICE_S,
+            min_runs=MIN_RUNS,
+            on_round=lambda number: progress(done + len(chunk) * number // ROUNDS, total),
+        )
+        self._reference_medians += reference.round_medians
+        fixed_s = float(np.median(empty.clean_s()))
+        return [(probe, _entry(probe, fixed_s)) for probe in chunk]
+
+    def _prepare(self, signature: OpSignature, point: Point) -> _Probe:
+        """Build the graph of one point; a single copy tells how many fit into the time a graph may take."""
+        operator = isolate(signature, *point, self._profile.batch, session_options(self._profile))
+        single = Timed(self._copies(operator, 1), self._profile.threads)
+        estimate_s = max(single.quick_s(), 1e-6)
+        is_first = point[0] <= MAX_IMAGE_CHANNELS and not on_vectors(signature)
+        height, width = output_size(signature)
+        own_bytes = operator.weight_bytes + is_first * 4 * self._profile.batch * point[1] * height * width
+        copies = max(self._rotation // max(own_bytes, 1), round(MIN_GRAPH_S / estimate_s))
+        copies = max(1, min(copies, MAX_COPIES, int(MAX_GRAPH_S / estimate_s)))
+        timed = single
+        if copies > 1:
+            timed = Timed(self._copies(operator, copies, own_outputs=is_first), self._profile.threads)
+        # The runtime repacks the weights of matrix products, copy by copy; other weights stay in the one mapped file.
+        held_bytes = copies * own_bytes if is_first or signature.kind == "linear" else 1 << 20
+        return _Probe(signature=signature, point=point, timed=timed, copies=copies, held_bytes=held_bytes)
+
+    def _copies(self, operator: IsolatedOperator, copies: int, own_outputs: bool = False) -> Callable[[], None]:
+        model = repeated(operator, copies, _WEIGHTS, self._file_bytes)
+        return self._bound(model.SerializeToString(), own_outputs)
+
+    def _bound(self, model: bytes, own_outputs: bool = False) -> Callable[[], None]:
+        session = verbatim_session(model, self._profile, self._folder)
+        return bound_run(session, {}, self._buffers, own_outputs)
+
+
+def _entry(probe: _Probe, fixed_s: float) -> Entry:
+    seconds = (probe.timed.clean_s() - fixed_s) / probe.copies
+    # An operator that the clock cannot tell from nothing still has an entry above zero.
+    p50, p90 = np.maximum(np.percentile(seconds, (50, 90)) * 1e6, 1e-3)
+    return Entry(p50_us=float(p50), p90_us=float(p90), num_samples=len(seconds))
+
+
+def _padded_weight_bytes(request: GridRequest) -> int:
+    """Return an upper limit of the bytes of one weight tensor, channels padded to any block size."""
+    return 4 * num_weights(request.signature, max(request.c_ins) + _PADDING, max(request.c_outs) + _PADDING)

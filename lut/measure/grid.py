@@ -1,0 +1,86 @@
+"""Which points of a requested grid to measure: a coarse grid first, more lines where interpolation between them
+fails.
+
+Letters: an *axis* is the ascending tuple of channel counts measured so far on one side; measured points are always
+axis x axis.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+
+import numpy as np
+
+from lut.interpolate import Surface
+from lut.request import GridRequest
+
+FEW = 4
+"""An axis with no more channel counts than this is measured in full."""
+MAX_LINES = 9
+"""No axis grows beyond this many lines (the diagonal of a paired request: twice as many)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridPlan:
+    """The axes of one request as refined so far."""
+
+    request: GridRequest
+    c_ins: tuple[int, ...]
+    c_outs: tuple[int, ...]
+
+    def points(self) -> list[tuple[int, int]]:
+        """Return the points of the measured axes."""
+        return [(c, c) for c in self.c_ins] if self.request.paired else list(product(self.c_ins, self.c_outs))
+
+    def probes(self) -> list[tuple[int, int]]:
+        """Return the points that would tell whether interpolation holds between the lines."""
+        if self.request.paired:
+            return [(c, c) for c in _middles(self.c_ins, self.request.c_ins, 2 * MAX_LINES)]
+        rows = product(_middles(self.c_ins, self.request.c_ins, MAX_LINES), _ends(self.c_outs))
+        columns = product(_ends(self.c_ins), _middles(self.c_outs, self.request.c_outs, MAX_LINES))
+        return [*rows, *columns]
+
+    def refined(self, values: Mapping[tuple[int, int], float], tolerance: float) -> "GridPlan":
+        """Return the plan with a line added through every probe that interpolation between the lines misses by more
+        than `tolerance`.
+
+        `values` holds microseconds at all points and probes.
+        """
+        surface = Surface({point: values[point] for point in self.points()})
+        failed = [p for p in self.probes() if abs(_at(surface, p) - values[p]) > tolerance * values[p]]
+        c_ins = {*self.c_ins, *(i for i, o in failed if i not in self.c_ins)}
+        c_outs = c_ins if self.request.paired else {*self.c_outs, *(o for i, o in failed if o not in self.c_outs)}
+        return replace(self, c_ins=tuple(sorted(c_ins)), c_outs=tuple(sorted(c_outs)))
+
+
+def first_plan(request: GridRequest, step: int) -> GridPlan:
+    """Return the coarse plan: ends, middle, and the end of the first stair (below it runtimes may work differently)."""
+    c_ins = _first_axis(request.c_ins, step)
+    return GridPlan(request=request, c_ins=c_ins, c_outs=c_ins if request.paired else _first_axis(request.c_outs, step))
+
+
+def _first_axis(counts: tuple[int, ...], step: int) -> tuple[int, ...]:
+    counts = tuple(sorted(set(counts)))
+    if len(counts) <= FEW:
+        return counts
+    stair = min((c for c in counts if c >= step), default=counts[0])
+    middle = counts[len(counts) // 2]
+    # A count off the stairs (often the dense one) belongs to no line that its neighbours span.
+    off = [c for c in counts if c % step and c > step]
+    return tuple(sorted({counts[0], stair, middle, counts[-1], *(off if len(off) <= FEW else off[-1:])}))
+
+
+def _middles(axis: tuple[int, ...], counts: tuple[int, ...], limit: int) -> list[int]:
+    """Return, for every gap of the axis, the requested count nearest its middle."""
+    if len(axis) >= limit:
+        return []
+    inside = [(low, high, [c for c in counts if low < c < high]) for low, high in pairwise(axis)]
+    return [min(between, key=lambda c: abs(2 * c - low - high)) for low, high, between in inside if between]
+
+
+def _ends(axis: tuple[int, ...]) -> list[int]:
+    return sorted({axis[0], axis[-1]})
+
+
+def _at(surface: Surface, point: tuple[int, int]) -> float:
+    return float(surface.grid(np.array([point[0]]), np.array([point[1]]))[0, 0])

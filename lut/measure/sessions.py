@@ -1,0 +1,94 @@
+"""ONNX Runtime sessions made for timing: a fixed number of threads, inputs and outputs bound to buffers."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from lut.measure.onnx_ops import random_array
+from lut.profile import DeviceProfile
+
+Buffers = dict[tuple[object, ...], onnxruntime.OrtValue]
+"""Tensors by role and shape, shared by sessions that run one after another."""
+
+
+def session_options(profile: DeviceProfile) -> onnxruntime.SessionOptions:
+    """Return options with the profile's threads and every graph optimisation."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = profile.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads may spin between the operators of a run, as by default, but not while another network has its turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def verbatim_session(model: bytes, profile: DeviceProfile, folder: Path | None = None) -> onnxruntime.InferenceSession:
+    """Return a session that runs exactly the nodes of `model`; `folder` holds its external weights."""
+    options = session_options(profile)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def network_run(model: bytes | Path, profile: DeviceProfile) -> Callable[[], None]:
+    """Return a function that runs a whole network once, on fixed random inputs.
+
+    Raises ValueError for a file that is no ONNX network, or inputs that are not float tensors of fixed size and the
+    profile's batch.
+    """
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(source, session_options(profile), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has a class of its own for every way a file can be wrong
+        raise ValueError(f"ONNX Runtime cannot load the network: {error}") from error
+    shapes = {value.name: _input_shape(value, profile.batch) for value in session.get_inputs()}
+    return bound_run(session, shapes, {})
+
+
+def bound_run(
+    session: onnxruntime.InferenceSession,
+    shapes: Mapping[str, tuple[int, ...]],
+    buffers: Buffers,
+    own_outputs: bool = False,
+) -> Callable[[], None]:
+    """Return a function that runs `session` with inputs and outputs bound to `buffers`.
+
+    `shapes` overrides the input shapes that the session states. Outputs of one shape share a buffer, unless
+    `own_outputs`. The session runs once, to learn the shapes of its outputs.
+    """
+    binding = session.io_binding()
+    for position, value in enumerate(session.get_inputs()):
+        shape = shapes.get(value.name) or tuple(value.shape)
+        key = ("in", position, shape)
+        if key not in buffers:
+            # Never negative, as after a ReLU.
+            array = np.abs(random_array(shape, offset=position))
+            buffers[key] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        binding.bind_ortvalue_input(value.name, buffers[key])
+    names = [value.name for value in session.get_outputs()]
+    for name in names:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    for name, result in zip(names, binding.get_outputs(), strict=True):
+        shared = result if own_outputs else buffers.setdefault(("out", tuple(result.shape())), result)
+        binding.bind_ortvalue_output(name, shared)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+
+    return run
+
+
+def _input_shape(value: onnxruntime.NodeArg, batch: int) -> tuple[int, ...]:
+    """Return the shape to feed, a symbolic first dimension replaced by the batch."""
+    shape = tuple(batch if i == 0 and not isinstance(dim, int) else dim for i, dim in enumerate(value.shape))
+    if value.type != "tensor(float)" or not all(isinstance(dim, int) and dim > 0 for dim in shape):
+        raise ValueError(
+            f"input {value.name} is {value.type} {value.shape}; only float tensors of fixed size can be fed"
+        )
+    if shape and shape[0] != batch:
+        raise ValueError(f"input {value.name} has batch {shape[0]}, the profile has {batch}")
+    return shape

@@ -1,0 +1,156 @@
+"""Interleaved timing: many things, several rounds, a slice of each in every round, so that drift hits all alike."""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+MIN_CLEAN = 5
+"""Fewer undisturbed samples than this are not trusted alone: then all samples count."""
+_EXTRA = 3
+_OFF_CPU_SHARE = 0.02
+_OFF_CPU_S = 10e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Latency of one whole network, with every sample it rests on; percentiles are over the undisturbed ones (see
+    `Timed`).
+    """
+
+    p50_ms: float
+    p90_ms: float
+    num_samples: int
+    samples_ms: tuple[float, ...]
+    """All timed runs in the order they were taken."""
+    num_disturbed: int
+    """Runs among them during which the operating system gave the processor to somebody else."""
+    busy: bool
+    """True when nearly every run was disturbed: the percentiles are then of processor time (one thread) or of
+    disturbed runs (several).
+    """
+    noise: float
+    """Relative scatter of the medians of the rounds: no smaller difference means anything."""
+
+
+@dataclass
+class Timed:
+    """Something that can be run again and again, and the seconds each run took.
+
+    A run is *disturbed* when the calling thread was off the processor for more than 2 % of it: another process had
+    its turn. On a busy machine that would double a latency without saying anything about the device, so such runs are
+    kept but do not enter percentiles while at least five others exist. Two clocks tell: wall time, which is what is
+    reported, and the thread's own processor time. A network that runs longer than the scheduler's time slice may have
+    no undisturbed run at all; with one thread its processor time stands in.
+    """
+
+    run: Callable[[], None]
+    threads: int = 1
+    seconds: list[float] = field(default_factory=list)
+    on_cpu_s: list[float] = field(default_factory=list)
+    """Processor time of the calling thread in each run."""
+    disturbed: list[bool] = field(default_factory=list)
+    round_medians: list[float] = field(default_factory=list)
+
+    def sample(self, num_runs: int, num_warmup: int) -> None:
+        """Run `num_warmup` times untimed, then timed until `num_runs` runs were undisturbed, at most three times as
+        many in all.
+        """
+        for _ in range(num_warmup):
+            self.run()
+        first, clean = len(self.seconds), 0
+        while clean < num_runs and len(self.seconds) - first < _EXTRA * num_runs:
+            cpu = time.thread_time()
+            start = time.perf_counter()
+            self.run()
+            taken = time.perf_counter() - start
+            on_cpu = time.thread_time() - cpu
+            self.seconds.append(taken)
+            self.on_cpu_s.append(on_cpu)
+            self.disturbed.append(taken - on_cpu > _OFF_CPU_SHARE * taken + _OFF_CPU_S)
+            clean += not self.disturbed[-1]
+        self.round_medians.append(float(np.median(self._representative(first, least=1))))
+
+    @property
+    def busy(self) -> bool:
+        """Whether too few runs were undisturbed for them to count alone."""
+        return len(self.disturbed) - sum(self.disturbed) < MIN_CLEAN
+
+    def clean_s(self) -> np.ndarray:
+        """Return float64 [samples]: seconds of the undisturbed runs, or what stands in where those are too few."""
+        return self._representative(0, MIN_CLEAN)
+
+    def timing(self) -> Timing:
+        """Return what was measured, in milliseconds."""
+        p50, p90 = 1e3 * np.percentile(self.clean_s(), (50, 90))
+        return Timing(
+            p50_ms=float(p50),
+            p90_ms=float(p90),
+            num_samples=len(self.seconds),
+            samples_ms=tuple(1e3 * s for s in self.seconds),
+            num_disturbed=sum(self.disturbed),
+            busy=self.busy,
+            noise=relative_scatter(self.round_medians),
+        )
+
+    def _representative(self, first: int, least: int) -> np.ndarray:
+        seconds = np.array(self.seconds[first:])
+        kept = seconds[~np.array(self.disturbed[first:], bool)]
+        if len(kept) >= least:
+            return np.asarray(kept)
+        return np.asarray(np.minimum(seconds, self.on_cpu_s[first:]) if self.threads == 1 else seconds)
+
+    def quick_s(self, num_runs: int = 3) -> float:
+        """Return the fastest of a few runs that are not recorded, in seconds."""
+        best = math.inf
+        for _ in range(num_runs):
+            start = time.perf_counter()
+            self.run()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+
+def interleave(
+    timed: Sequence[Timed],
+    *,
+    rounds: int,
+    slice_s: float,
+    min_runs: int,
+    on_round: Callable[[int], None] = lambda number: None,
+) -> None:
+    """Sample all of `timed`, round after round: at least `min_runs` runs and about `slice_s` seconds of each in every
+    round.
+
+    The order turns by one place a round, so that nothing always follows the same neighbour. What runs below a
+    millisecond gets an untimed run before each slice, because its neighbour leaves it cold caches that its own
+    previous run would not have left.
+    """
+    estimates = [one.quick_s() for one in timed]
+    plan = [
+        (one, max(min_runs, math.ceil(slice_s / max(estimate, 1e-7))), estimate)
+        for one, estimate in zip(timed, estimates, strict=True)
+    ]
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for number in range(rounds):
+            first = number % max(1, len(plan))
+            for one, num_runs, estimate in plan[first:] + plan[:first]:
+                one.sample(num_runs, num_warmup=1 if estimate < 1e-3 else 0)
+            on_round(number + 1)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def relative_scatter(values: Sequence[float]) -> float:
+    """Return 1.4826 * median absolute deviation / median: a standard deviation that outliers do not move; 0 for fewer
+    than two values.
+    """
+    if len(values) < 2:
+        return 0.0
+    centre = float(np.median(values))
+    return 1.4826 * float(np.median(np.abs(np.asarray(values) - centre))) / centre

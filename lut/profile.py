@@ -1,0 +1,28 @@
+"""What a latency table was measured on: one device, one runtime, one setting."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceProfile:
+    """Everything that changes a latency; two profiles that differ never share an entry (method section 5)."""
+
+    hardware: str
+    """CPU or GPU model with its core count, as the operating system names it."""
+    runtime: str
+    """Runtime that executes the network: `onnxruntime`."""
+    runtime_version: str
+    threads: int
+    """Threads the runtime may use inside one operator."""
+    batch: int
+    """Images per inference."""
+    dtype: str = "fp32"
+    layout: str = "nchw"
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of SHA-256 over all fields: the identity of the profile."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,298 @@
+"""The latency table of one device profile: measured entries, explicit interpolation, and a miss where nothing was
+measured.
+
+Letters: a *point* is (c_in, c_out); `p50` and `p90` are percentiles over all samples of a point, in microseconds.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lut.calibrate import Calibration
+from lut.interpolate import Surface
+from lut.profile import DeviceProfile
+from lut.request import GridRequest
+from lut.signature import KINDS, OpSignature
+
+SCHEMA_VERSION = 1
+_FEW_STAIRS = 4
+
+
+class LutMiss(LookupError):  # noqa: N818 - a miss is the word of the house
+    """The table has no entry, and none to interpolate from, for this key on this profile."""
+
+    def __init__(self, signature: OpSignature, c_in: int, c_out: int, profile: DeviceProfile | None = None) -> None:
+        self.signature = signature
+        self.c_in = c_in
+        self.c_out = c_out
+        where = f" on {profile.hardware} ({profile.runtime} {profile.runtime_version})" if profile else ""
+        super().__init__(f"no latency for {signature.kind} {c_in} -> {c_out} of {signature}{where}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Measured latency of one operator at one point."""
+
+    p50_us: float
+    p90_us: float
+    num_samples: int
+
+
+Entries = Mapping[OpSignature, Mapping[tuple[int, int], Entry]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable:
+    """Latencies of operators on one device profile (method section 5).
+
+    A network's latency is `offset_us + sum over operators of latency_us`; `latency_us` contains `scale`.
+    """
+
+    profile: DeviceProfile
+    entries: Entries
+    """Per signature, the measured points."""
+    step: int = 1
+    """Width of the device's stair, as measured (`lut.measure.stair`): widths that are multiples of it waste nothing."""
+    scale: float = 1.0
+    """Calibration: whole networks over the sum of their entries."""
+    offset_us: float = 0.0
+    """Calibration: microseconds a network costs beyond its operators, added once."""
+    noise: float = 0.0
+    """Relative scatter of a reference kernel timed throughout the measurement: no smaller difference means anything."""
+    seconds: float = 0.0
+    """Wall time spent on measuring."""
+    schema_version: int = SCHEMA_VERSION
+    _surfaces: dict[OpSignature, Surface] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def latency_us(self, signature: OpSignature, c_in: int, c_out: int) -> float:
+        """Return the calibrated p50 at one point: measured, or bilinear between measured points.
+
+        A channel count at which nothing was measured and that lies on a stair counts as the end of that stair, where
+        that is covered: the device computes the channels up to it anyway. Raises LutMiss when the signature is absent
+        or the point lies outside what was measured.
+        """
+        return float(self.grid_us(signature, [c_in], [c_out])[0, 0])
+
+    def grid_us(self, signature: OpSignature, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
+        """Return `latency_us` for all pairs: float64 [len(c_ins), len(c_outs)]. Raises LutMiss for the first pair not
+        covered.
+        """
+        surface = self._surface(signature)
+        if surface is None:
+            raise LutMiss(signature, int(c_ins[0]), int(c_outs[0]), self.profile)
+        values = surface.grid(np.asarray(c_ins), np.asarray(c_outs))
+        ends = [
+            self._stair_ends(counts, measured) for counts, measured in zip((c_ins, c_outs), surface.axes, strict=True)
+        ]
+        at_ends = surface.grid(*ends)
+        values = np.where(np.isnan(values) | np.isnan(at_ends), values, at_ends)
+        if np.isnan(values).any():
+            i, j = np.argwhere(np.isnan(values))[0]
+            raise LutMiss(signature, int(c_ins[i]), int(c_outs[j]), self.profile)
+        return self.scale * values
+
+    def diagonal_us(self, signature: OpSignature, channels: Sequence[int]) -> np.ndarray:
+        """Return `latency_us(signature, c, c)` for every c: float64 [len(channels)]; the form for paired requests."""
+        return np.array([self.latency_us(signature, c, c) for c in channels])
+
+    def predict_us(self, operators: Iterable[tuple[OpSignature, int, int]]) -> float:
+        """Return the latency of a network given as (signature, c_in, c_out) of its operators. Raises LutMiss."""
+        return self.offset_us + sum(self.latency_us(*operator) for operator in operators)
+
+    def missing(self, requests: Iterable[GridRequest]) -> list[GridRequest]:
+        """Return the requests that the table does not cover in full."""
+        return [request for request in requests if not self._covers(request)]
+
+    def merge(self, other: "LatencyTable") -> "LatencyTable":
+        """Return a table with the entries of both; where both measured a point, `other`'s stays (the newer one).
+
+        Step and calibration are `other`'s where it has any. Raises ValueError when the profiles differ.
+        """
+        if other.profile != self.profile:
+            raise ValueError("tables of different device profiles cannot be merged")
+        entries = {signature: dict(points) for signature, points in self.entries.items()}
+        for signature, points in other.entries.items():
+            entries.setdefault(signature, {}).update(points)
+        fitted = other if (other.scale, other.offset_us) != (1.0, 0.0) else self
+        return LatencyTable(
+            profile=self.profile,
+            entries=entries,
+            step=other.step if other.step > 1 else self.step,
+            scale=fitted.scale,
+            offset_us=fitted.offset_us,
+            noise=other.noise if other.entries else self.noise,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def calibrated(self, calibration: Calibration) -> "LatencyTable":
+        """Return the table whose predictions are this one's put through `calibration`."""
+        return replace(self, scale=self.scale * calibration.scale, offset_us=calibration.apply(self.offset_us))
+
+    def candidate_widths(self, dense: int, limit: int = 32) -> tuple[int, ...]:
+        """Return widths worth offering for a coupling group of `dense` channels, ascending, the last is `dense`; at
+        most about `limit`.
+
+        Ends of stairs (multiples of `step`), thinned evenly when there are many. In groups of few stairs also a
+        quarter and a half of the first: fewer *input* channels can still pay there, which the entries then tell.
+        """
+        stairs = list(range(self.step, dense, self.step))
+        thin = max(1, math.ceil(len(stairs) / limit))
+        # Counted from the dense side, so that light pruning keeps its finest choices.
+        kept = stairs[::-1][thin - 1 :: thin][::-1] if thin > 1 else stairs
+        below = [width for width in (self.step // 4, self.step // 2) if 1 <= width < dense <= _FEW_STAIRS * self.step]
+        return tuple(sorted({*below, *kept[:limit], *stairs[:1], dense}))
+
+    @cached_property
+    def num_entries(self) -> int:
+        """Measured points over all signatures."""
+        return sum(len(points) for points in self.entries.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as JSON values; `from_json` gives an equal table back."""
+        head = {
+            name: getattr(self, name) for name in ("schema_version", "step", "scale", "offset_us", "noise", "seconds")
+        }
+        rows = [
+            {
+                "signature": signature.to_json(),
+                "points": [[*point, e.p50_us, e.p90_us, e.num_samples] for point, e in sorted(points.items())],
+            }
+            for signature, points in sorted(self.entries.items())
+        ]
+        return head | {"profile": asdict(self.profile), "entries": rows}
+
+    @classmethod
+    def from_json(cls, data: object) -> "LatencyTable":
+        """Return the table of `to_json`. Raises ValueError, saying what is wrong, for anything else."""
+        if not isinstance(data, dict):
+            raise ValueError("a latency table is a JSON object")
+        if data.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(
+                f"latency table schema {data.get('schema_version')!r}: this version reads {SCHEMA_VERSION}"
+            )
+        try:
+            return cls(
+                profile=_profile(data["profile"]),
+                entries=_entries(data["entries"]),
+                step=_whole(data["step"], "step"),
+                scale=_positive(data["scale"], "scale"),
+                offset_us=_number(data["offset_us"], "offset_us"),
+                noise=_number(data["noise"], "noise", least=0.0),
+                seconds=_number(data["seconds"], "seconds", least=0.0),
+            )
+        except KeyError as missing:
+            raise ValueError(f"latency table lacks the field {missing}") from None
+        except (TypeError, AttributeError) as wrong:
+            raise ValueError(f"latency table is malformed: {wrong}") from None
+
+    def save(self, path: Path) -> None:
+        """Write the table as JSON, whole or not at all."""
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(self.to_json(), file, separators=(",", ":"), allow_nan=False)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: Path) -> "LatencyTable":
+        """Return the table saved at `path`. Raises ValueError when it holds none, OSError when it cannot be read."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            raise ValueError(f"{path.name} is not JSON") from None
+        return cls.from_json(data)
+
+    def _stair_ends(self, counts: Sequence[int], measured: frozenset[int]) -> np.ndarray:
+        """Return the counts, those beyond the first stair at which nothing was measured rounded up to the next
+        multiple of `step`.
+        """
+        return np.array([c if c in measured or c < self.step else -(-int(c) // self.step) * self.step for c in counts])
+
+    def _surface(self, signature: OpSignature) -> Surface | None:
+        if signature not in self._surfaces and self.entries.get(signature):
+            self._surfaces[signature] = Surface(
+                {point: entry.p50_us for point, entry in self.entries[signature].items()}
+            )
+        return self._surfaces.get(signature)
+
+    def _covers(self, request: GridRequest) -> bool:
+        surface = self._surface(request.signature)
+        if surface is None:
+            return False
+        if request.paired:
+            return all(surface.covers(c, c) for c in request.c_ins)
+        return not np.isnan(surface.grid(np.array(request.c_ins), np.array(request.c_outs))).any()
+
+
+def _profile(data: dict[str, Any]) -> DeviceProfile:
+    profile = DeviceProfile(**data)
+    if not all(
+        isinstance(value, int if name in ("threads", "batch") else str) for name, value in asdict(profile).items()
+    ):
+        raise ValueError("the device profile has a field of the wrong type")
+    return profile
+
+
+def _entries(rows: list[dict[str, Any]]) -> dict[OpSignature, dict[tuple[int, int], Entry]]:
+    if not isinstance(rows, list):
+        raise ValueError("entries of a latency table are a list")
+    entries: dict[OpSignature, dict[tuple[int, int], Entry]] = {}
+    for row in rows:
+        signature = _signature(row["signature"])
+        points = entries.setdefault(signature, {})
+        for point in row["points"]:
+            if not isinstance(point, list) or len(point) != 5:
+                raise ValueError("a point is [c_in, c_out, p50_us, p90_us, num_samples]")
+            key = _whole(point[0], "c_in"), _whole(point[1], "c_out")
+            points[key] = Entry(
+                p50_us=_positive(point[2], "p50_us"),
+                p90_us=_positive(point[3], "p90_us"),
+                num_samples=_whole(point[4], "num_samples"),
+            )
+    return entries
+
+
+def _signature(data: dict[str, Any]) -> OpSignature:
+    signature = OpSignature.from_json(data)
+    pairs = (signature.kernel, signature.stride, signature.padding, signature.dilation)
+    numbers = [signature.height, signature.width, signature.groups, *(n for pair in pairs for n in pair)]
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
+    flags = (
+        isinstance(signature.bias, bool)
+        and isinstance(signature.residual, bool)
+        and isinstance(signature.activation, str)
+    )
+    if signature.kind not in KINDS or not whole or not flags or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"not an operator signature: {data}")
+    return signature
+
+
+def _number(value: object, name: str, *, least: float = -math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+        raise ValueError(
+            f"{name} must be a number{'' if least == -math.inf else f' of at least {least:g}'}, got {value!r}"
+        )
+    return float(value)
+
+
+def _positive(value: object, name: str) -> float:
+    return _number(value, name, least=1e-6)
+
+
+def _whole(value: object, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value

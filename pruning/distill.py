@@ -1,0 +1,177 @@
+"""Distillation of a slimmed network from the dense one: the loss, one optimiser step, and what is settled by trying.
+
+Normalisation statistics are frozen and dropout is off: the recipe must hold for networks whose BatchNorm was folded and
+put back (method section 8). Letters: b = images of a batch, k = classes.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count, islice
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from pruning.data import Split, shuffled
+from pruning.evaluate import logits
+from pruning.network import Network
+
+RANGE_SHARE = 0.15
+"""Of the time limit, at most this much goes into finding the learning rate."""
+RANGE_IMAGES = 512
+RANGE_EPOCH = 1 << 30
+"""Number of the first epoch whose batches the range test uses; far from those of the training."""
+BF16_GAIN = 1.1
+"""bfloat16 is taken when it is at least this much faster."""
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images float32 [b, C, H, W], labels int64 [b], the dense network's logits float32 [b, k]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """How a network is trained. The planned epochs fill `max_minutes` by the speed that is measured at the start."""
+
+    max_epochs: int = 12
+    max_minutes: float = 10.0
+    """Training also stops at the end of the epoch in which this much time has passed."""
+    batch_size: int = 128
+    distillation: float = 0.9
+    """Weight of the dense network's soft labels; the rest is cross entropy with the true labels."""
+    temperature: float = 2.0
+    learning_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+    """Candidates of the range test, ascending; a single one is taken as it is."""
+    range_steps: int = 24
+    weight_decay: float = 1e-4
+    flip: bool = True
+    """Mirror training images at random; `Dataset.flip` says whether that keeps their class."""
+    precision: str = "auto"
+    """`fp32`, `bf16` (autocast, channels last), or `auto`: the faster of the two here."""
+    seed: int = 0
+
+
+def schedule(step: int, num_steps: int) -> float:
+    """Return the share of the learning rate at a step: a linear warm-up over the first twentieth, then half a cosine."""
+    warm_up = max(1, num_steps // 20)
+    return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def distillation_loss(outputs: Tensor, soft: Tensor, labels: Tensor, options: FinetuneOptions) -> Tensor:
+    """Return the loss of outputs [b, k] against the teacher's logits [b, k] and the labels [b]."""
+    temperature = options.temperature
+    divergence = functional.kl_div(
+        functional.log_softmax(outputs / temperature, dim=1),
+        functional.log_softmax(soft / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    hard = functional.cross_entropy(outputs, labels)
+    return options.distillation * temperature**2 * divergence + (1 - options.distillation) * hard
+
+
+class Distiller:
+    """A private copy of both networks, the training images and one optimiser."""
+
+    def __init__(self, student: Network, teacher: Network, train: Split, options: FinetuneOptions) -> None:
+        self.start = student
+        self.train, self.options = train, options
+        self.student = replace(student, module=_private(student.module))
+        self.teacher = replace(teacher, module=_private(teacher.module))
+        self.precision = "fp32"
+        self.optimizer = self._optimizer()
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch with the dense network's logits, the same whenever they are asked for."""
+        options = self.options
+        drawn = shuffled(self.train, options.batch_size, seed=options.seed, epoch=epoch, flip=options.flip)
+        return ((images, labels, self._soft(images)) for images, labels in drawn)
+
+    def _forward(self, network: Network, images: Tensor) -> Tensor:
+        if self.precision == "fp32":
+            outputs: Tensor = network.module(images)
+            return outputs
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = network.module(images.contiguous(memory_format=torch.channels_last))
+        return outputs.float()
+
+    def _soft(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._forward(self.teacher, images)
+
+    def step(self, batch: Batch, rate: float) -> float:
+        """Take one optimiser step and return its loss."""
+        images, labels, soft = batch
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad()
+        loss = distillation_loss(self._forward(self.student, images), soft, labels, self.options)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.student.module.parameters(), weight_decay=self.options.weight_decay)
+
+    def reset(self) -> None:
+        """Go back to the weights of the start, with a fresh optimiser."""
+        self.student.module.load_state_dict(self.start.module.state_dict())
+        self.optimizer = self._optimizer()
+
+    def set_precision(self, precision: str) -> None:
+        """Train in this precision, in the memory layout that suits it."""
+        self.precision = precision
+        layout = torch.contiguous_format if precision == "fp32" else torch.channels_last
+        for network in (self.student, self.teacher):
+            network.module.to(memory_format=layout)
+
+    def choose_precision(self) -> tuple[str, float]:
+        """Return the precision to train in and its speed in images per second, from a few timed steps of each."""
+        _, height, width = self.start.input_shape
+        size = min(self.options.batch_size, max(8, (1 << 21) // (height * width)), len(self.train))
+        images, labels = next(iter(self.train.take(size).batches(size)))
+        names = ("fp32", "bf16") if self.options.precision == "auto" else (self.options.precision,)
+        speeds = {name: size / self._time_step(name, images, labels) for name in names}
+        self.reset()
+        fast = len(names) > 1 and speeds["bf16"] > BF16_GAIN * speeds["fp32"]
+        chosen = "bf16" if fast else names[0]
+        return chosen, speeds[chosen]
+
+    def _time_step(self, precision: str, images: Tensor, labels: Tensor) -> float:
+        self.set_precision(precision)
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            self.step((images, labels, self._soft(images)), 0.0)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:])  # the first one pays for warming up
+
+    def choose_rate(self, selection: Split, step_s: float) -> tuple[float, dict[float, float]]:
+        """Return the candidate with the lowest held-back loss after a short run, and all their losses.
+
+        Every candidate starts from the same weights, sees the same batches and decays to zero over them.
+        """
+        rates = self.options.learning_rates
+        if len(rates) == 1:
+            return rates[0], {}
+        affordable = int(RANGE_SHARE * 60 * self.options.max_minutes / (len(rates) * step_s))
+        num_steps = max(4, min(self.options.range_steps, affordable))
+        batches = list(islice((batch for epoch in count(RANGE_EPOCH) for batch in self.batches(epoch)), num_steps))
+        held = selection.take(RANGE_IMAGES, self.options.seed)
+        soft = logits(self.teacher, held)
+        losses = {rate: self._try_rate(rate, batches, held, soft) for rate in rates}
+        self.reset()
+        finite = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
+        return min(finite, key=finite.__getitem__) if finite else rates[0], losses
+
+    def _try_rate(self, rate: float, batches: list[Batch], held: Split, soft: Tensor) -> float:
+        self.reset()
+        for step, batch in enumerate(batches):
+            self.step(batch, rate * schedule(step, len(batches)))
+        outputs, labels = logits(self.student, held), torch.from_numpy(held.labels)
+        return float(distillation_loss(outputs, soft, labels, self.options))
+
+
+def _private(module: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy in evaluation mode (statistics frozen, dropout off) whose every parameter learns."""
+    return copy.deepcopy(module).eval().requires_grad_(True)

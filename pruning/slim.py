@@ -1,0 +1,220 @@
+"""From widths to networks: `slim` removes channels, `mask` zeroes them, `slice_head` keeps chosen logits."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from pruning.canonical import annotate
+from pruning.groups import Coupling
+from pruning.modules import ChannelAffine, ChannelGather, ChannelPad
+from pruning.network import CouplingGroup, Keep, Network
+from pruning.nodes import module_of, source
+from pruning.trace import output_node
+
+_AXIS = {"out": 0, "channel": 0, "in": 1}
+_COUNTS = {
+    "out": ("out_channels", "out_features"),
+    "in": ("in_channels", "in_features"),
+    "channel": ("num_features", "num_parameters", "out_channels"),
+}
+
+
+def slim(network: Network, groups: Sequence[CouplingGroup], keep: Keep) -> Network:
+    """Return a smaller copy of `network` that holds the kept units alone; nodes and parameters keep their names.
+
+    Its outputs equal those of `mask(network, groups, keep)`, at any batch size.
+
+    Parameters
+    ----------
+    groups
+        `coupling_groups(network)`; they give `keep` its meaning.
+    keep
+        Kept units by group id, ascending, at least one each.
+
+    Raises
+    ------
+    ValueError
+        `keep` names a group that does not exist or is frozen, or its indices are not ascending units.
+    """
+    coupling, stay = _prepared(network, groups, keep)
+    small = copy.deepcopy(network.module)
+    with torch.no_grad():
+        for (name, axis), labels in coupling.identities.slots.items():
+            _take(small.get_submodule(name), axis, torch.from_numpy(np.flatnonzero(stay[labels])))
+    for node in small.graph.nodes:
+        _shrink_node(small, node, coupling, stay)
+    small.recompile()
+    annotate(small, network.input_shape)
+    return replace(network, module=small)
+
+
+def mask(network: Network, groups: Sequence[CouplingGroup], keep: Keep) -> Network:
+    """Return a copy of `network` of the same shapes in which the units that are not kept have no effect.
+
+    Their producers' weights and biases are zero and so are the consumers' weights that read them; their BatchNorm
+    channels have weight, bias and mean 0 and variance 1. Errors as in `slim`.
+    """
+    coupling, stay = _prepared(network, groups, keep)
+    masked = copy.deepcopy(network.module)
+    with torch.no_grad():
+        for (name, axis), labels in coupling.identities.slots.items():
+            _zero(masked.get_submodule(name), axis, torch.from_numpy(np.flatnonzero(~stay[labels])))
+    for node in masked.graph.nodes:
+        child = module_of(masked, node)
+        if isinstance(child, ChannelPad):
+            kept_in, kept_out = (_line(coupling, name, stay) for name in (source(node).name, node.name))
+            gone = ~kept_out | ((child.index >= 0) & ~kept_in[child.index])
+            masked.set_submodule(str(node.target), ChannelPad(child.index.masked_fill(gone, -1)))
+    return replace(network, module=masked)
+
+
+def slice_head(network: Network, rows: Sequence[int]) -> Network:
+    """Return a copy whose output is the logits `rows` of `network`, in that order.
+
+    The rows of the last linear or convolutional layer are selected; pooling, flattening and activations may follow it.
+
+    Raises ValueError for rows that do not exist, none at all, and where no such layer gives the logits.
+    """
+    return _with_head(network, rows, lambda module, index: _take(module, "out", index), len(rows))
+
+
+def mask_head(network: Network, rows: Sequence[int]) -> Network:
+    """Return a copy whose logits outside `rows` are -10,000 (0 behind a ReLU), so that none of them is the largest.
+
+    Raises ValueError as `slice_head` does.
+    """
+
+    def silence(module: nn.Module, index: Tensor) -> None:
+        others = torch.ones(network.num_outputs, dtype=torch.bool)
+        others[index] = False
+        _tensor(module, "weight")[others] = 0
+        if getattr(module, "bias", None) is None:
+            module.bias = nn.Parameter(torch.zeros(network.num_outputs))
+        _tensor(module, "bias")[others] = -1e4
+
+    return _with_head(network, rows, silence, network.num_outputs)
+
+
+def head_module(network: Network) -> str:
+    """Return the name of the linear or convolutional module whose output channels are the logits, one for one.
+
+    Raises ValueError where an operator that mixes channels is in between, or another node reads the logits too.
+    """
+    node = output_node(network.module)
+    while node.op in ("call_module", "call_function") and len(node.users) == 1:
+        if node.op == "call_module":
+            module = network.module.get_submodule(str(node.target))
+            if isinstance(module, nn.Linear | nn.Conv2d) and getattr(module, "groups", 1) == 1:
+                return str(node.target)
+            if list(module.parameters()) or isinstance(module, ChannelGather):
+                break
+        parent = next((a for a in node.all_input_nodes if "shape" in a.meta), None)
+        if parent is None or parent.meta["shape"][1] != network.num_outputs:
+            break
+        node = parent
+    raise ValueError(f"no linear or convolutional layer gives the logits directly: `{node.name}` stands in the way")
+
+
+def _with_head(
+    network: Network, rows: Sequence[int], change: Callable[[nn.Module, Tensor], None], num_outputs: int
+) -> Network:
+    index = torch.tensor(list(rows), dtype=torch.int64)
+    if not len(index) or int(index.min()) < 0 or int(index.max()) >= network.num_outputs or len(set(rows)) != len(rows):
+        raise ValueError(
+            f"rows must be different logits between 0 and {network.num_outputs - 1}, at least one: {list(rows)}"
+        )
+    module = copy.deepcopy(network.module)
+    with torch.no_grad():
+        change(module.get_submodule(head_module(network)), index)
+    annotate(module, network.input_shape)
+    return replace(network, module=module, num_outputs=num_outputs)
+
+
+def _prepared(network: Network, groups: Sequence[CouplingGroup], keep: Keep) -> tuple[Coupling, np.ndarray]:
+    coupling = Coupling(network)
+    if [(g.id, g.units) for g in groups] != [(g.id, g.units) for g in coupling.groups]:
+        raise ValueError("these coupling groups belong to another network")
+    return coupling, coupling.kept(keep)
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    value: Tensor = getattr(module, name)
+    return value
+
+
+def _per_channel(module: nn.Module, axis: str) -> list[str]:
+    """Return the names of the tensors of `module` that have one row for each channel of `axis`."""
+    names = ["weight"] if axis == "in" else ["weight", "bias", "running_mean", "running_var"]
+    return [name for name in names if isinstance(getattr(module, name, None), Tensor)]
+
+
+def _columns(module: nn.Module, positions: Tensor) -> Tensor:
+    """Return which columns of the weight hold these input channels: every convolution group has the same ones."""
+    per_group = _tensor(module, "weight").shape[1]
+    return torch.unique(positions % per_group)
+
+
+def _take(module: nn.Module, axis: str, positions: Tensor) -> None:
+    """Keep `positions` along `axis` of every tensor of the module, and its own channel counts in step."""
+    if axis == "in" and len(positions) == getattr(module, _count_name(module, axis)):
+        return
+    index = _columns(module, positions) if axis == "in" else positions
+    for name in _per_channel(module, axis):
+        old = _tensor(module, name)
+        new = old.detach().index_select(_AXIS[axis], index.to(old.device)).clone()
+        setattr(
+            module, name, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+        )
+    if axis == "channel" and isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        multiplier = module.out_channels // module.in_channels
+        module.in_channels = module.groups = len(positions) // multiplier
+    if not isinstance(module, ChannelAffine):
+        setattr(module, _count_name(module, axis), len(positions))
+
+
+def _count_name(module: nn.Module, axis: str) -> str:
+    return next(name for name in (*_COUNTS[axis], "") if not name or hasattr(module, name))
+
+
+def _zero(module: nn.Module, axis: str, positions: Tensor) -> None:
+    """Make `positions` along `axis` of the module have no effect."""
+    for name in _per_channel(module, axis):
+        tensor = _tensor(module, name)
+        if axis != "in":
+            tensor[positions] = 1 if name == "running_var" else 0
+        elif getattr(module, "groups", 1) > 1:
+            tensor[:, _columns(module, positions)] = 0
+        else:
+            tensor[:, positions] = 0
+
+
+def _line(coupling: Coupling, node_name: str, stay: np.ndarray) -> Tensor:
+    """Return bool [C]: which channels (axis 1) of a node's tensor stay."""
+    ids = coupling.identities.tensors[node_name]
+    return torch.from_numpy(stay)[ids[tuple(slice(None) if d == 1 else 0 for d in range(ids.ndim))]]
+
+
+def _shrink_node(small: fx.GraphModule, node: fx.Node, coupling: Coupling, stay: np.ndarray) -> None:
+    """Correct what a node says about channel positions or counts."""
+    child = module_of(small, node)
+    if isinstance(child, ChannelGather):
+        kept_in, kept_out = (_line(coupling, name, stay) for name in (source(node).name, node.name))
+        rank = torch.where(kept_in, kept_in.cumsum(0) - 1, -1)
+        index = child.index[kept_out]
+        new = torch.where(index >= 0, rank[index], -1)
+        small.set_submodule(str(node.target), type(child)(new))
+    elif node.op == "call_function" and node.target is torch.reshape:
+        node.args = (node.args[0], _new_sizes(node.args[1], coupling.identities.tensors[node.name], stay))
+
+
+def _new_sizes(sizes: Any, ids: Tensor, stay: np.ndarray) -> tuple[Any, ...]:
+    """Return the sizes of a reshape with constants cut to what stays of each axis."""
+    kept = torch.from_numpy(stay)[ids]
+    counts = [int(kept.transpose(0, d).flatten(1).any(1).sum()) for d in range(kept.ndim)]
+    fixed = [isinstance(size, int) and size > 0 and d > 0 for d, size in enumerate(sizes)]
+    return tuple(count if own else size for size, count, own in zip(sizes, counts, fixed, strict=True))

@@ -1,0 +1,208 @@
+"""The two tables of the knapsack, built from a traced network, its saliency and a device's latency table (method section 3)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from lut.request import GridRequest, merge_requests
+from lut.table import LatencyTable
+from pruning.network import ChannelCount, CouplingGroup, Operator, Widths
+from pruning.problem import Layer, Problem, Stage, WidthChoice
+
+MAX_CHOICES = 16
+"""Most widths offered for one coupling group, and most totals of a concat that are measured."""
+
+Choices = Mapping[str, Sequence[int]]
+"""Offered widths, ascending, by coupling group id; the last is the dense width."""
+
+
+def width_choices(groups: Iterable[CouplingGroup], table: LatencyTable) -> dict[str, tuple[int, ...]]:
+    """Return the widths offered for every group that may be pruned: where the device's stairs end, about `MAX_CHOICES` at most.
+
+    A unit of k channels (grouped convolutions) makes the stair k times narrower in units.
+    """
+    choices = {}
+    for group in groups:
+        if not group.frozen:
+            channels = min(slot.index.shape[1] for slot in group.slots)
+            stair = replace(table, step=max(1, table.step // channels))
+            choices[group.id] = stair.candidate_widths(group.units, MAX_CHOICES)
+    return choices
+
+
+def grid_requests(operators: Iterable[Operator], choices: Choices, max_counts: int = MAX_CHOICES) -> list[GridRequest]:
+    """Return what must be known of the device to price every combination of `choices`, merged by signature.
+
+    The inputs of a concat reach many totals: at most `max_counts` of them, evenly spread, are asked for; the rest is interpolated.
+    """
+    requests = []
+    for operator in operators:
+        c_ins = tuple(_thin(_totals(operator.c_in, choices), max_counts))
+        if operator.c_in == operator.c_out:
+            requests.append(GridRequest(signature=operator.signature, c_ins=c_ins, c_outs=c_ins, paired=True))
+            continue
+        c_outs = tuple(_thin(_totals(operator.c_out, choices), max_counts))
+        requests.append(GridRequest(signature=operator.signature, c_ins=c_ins, c_outs=c_outs))
+    return merge_requests(requests)
+
+
+def group_values(saliency: Mapping[str, np.ndarray], choices: Choices) -> dict[str, np.ndarray]:
+    """Return the saliency kept at each offered width when a group keeps its most salient units: float64 [n_g] per group."""
+    values = {}
+    for group, widths in choices.items():
+        cumulative = np.concatenate([[0.0], np.cumsum(np.sort(saliency[group])[::-1])])
+        values[group] = cumulative[np.asarray(widths)]
+    return values
+
+
+def best_units(saliency: Mapping[str, np.ndarray], widths: Widths) -> dict[str, np.ndarray]:
+    """Return the kept units of each group at the given widths: the most salient, ties to the lower index, ascending int64."""
+    return {group: np.sort(np.argsort(-saliency[group], kind="stable")[:width]) for group, width in widths.items()}
+
+
+def build_problem(
+    operators: Iterable[Operator],
+    choices: Choices,
+    values: Mapping[str, np.ndarray],
+    table: LatencyTable,
+    *,
+    budget_ns: int,
+    correction: float = 1.0,
+    stages: Iterable[Stage] = (),
+) -> Problem:
+    """Return the knapsack whose latency is `correction * (table offset + sum of table entries)`, in whole ns rounded up.
+
+    `values` holds float64 [n_g] per group of `choices`. Raises `lut.table.LutMiss` for an operator the table does not cover.
+    An operator whose input and output lie in one group is a diagonal; one that reads several groups is indexed by their total.
+    """
+    layers: list[Layer] = []
+    fixed_ns = math.ceil(correction * table.offset_us * 1000)
+    for operator in operators:
+        pricer = _Pricer(operator=operator, table=table, scale=correction, choices=choices)
+        if not pricer.groups:
+            fixed_ns += int(pricer.price([operator.c_in.fixed], [operator.c_out.fixed])[0, 0])
+            continue
+        layers.append(pricer.layer())
+    return Problem(
+        groups=tuple(WidthChoice(id=group, widths=tuple(widths)) for group, widths in choices.items()),
+        layers=tuple(layers),
+        group_value={group: np.asarray(values[group], dtype=np.float64) for group in choices},
+        budget_ns=budget_ns,
+        fixed_latency_ns=fixed_ns,
+        stages=tuple(stages),
+    )
+
+
+def predicted_us(operators: Iterable[Operator], widths: Widths, table: LatencyTable) -> float:
+    """Return the table's latency of the network at the given widths, in microseconds. Raises `lut.table.LutMiss`."""
+    counts = ((o.signature, o.c_in.at(widths), o.c_out.at(widths)) for o in operators)
+    return table.predict_us((signature, c_in, c_out) for signature, c_in, c_out in counts if c_in and c_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pricer:
+    """Turns one operator into a `Layer`."""
+
+    operator: Operator
+    table: LatencyTable
+    scale: float
+    choices: Choices
+
+    @property
+    def groups(self) -> set[str]:
+        """Groups with a choice that this operator's channels depend on."""
+        return {group for group, _ in (*self.operator.c_in.terms, *self.operator.c_out.terms)}
+
+    def price(self, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
+        """Return int64 [n_in, n_out] nanoseconds."""
+        latency_us = self.table.grid_us(self.operator.signature, c_ins, c_outs)
+        return np.ceil(latency_us * self.scale * 1000).astype(np.int64)
+
+    def diagonal(self, counts: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Return int64 [len(counts)] nanoseconds for (c_in, c_out) pairs."""
+        return np.array([self.price([c_in], [c_out])[0, 0] for c_in, c_out in counts], dtype=np.int64)
+
+    def layer(self) -> Layer:
+        """Return the operator's tables; its value is zero, as value belongs to the coupling groups."""
+        c_in, c_out = self.operator.c_in, self.operator.c_out
+        sources = [group for group, _ in c_in.terms]
+        if len(self.groups) == 1:
+            group = next(iter(self.groups))
+            if not sources or sources == [target for target, _ in c_out.terms]:
+                counts = [(c_in.at({group: w}), c_out.at({group: w})) for w in self.choices[group]]
+                return self._layer(self.diagonal(counts)[None, :], inputs=(), output=group)
+        if len(sources) <= 1 and len(c_out.terms) <= 1:
+            return self._pair(sources[0] if sources else None)
+        return self._several()
+
+    def _pair(self, source: str | None) -> Layer:
+        """One group at most on either side."""
+        c_in, c_out = self.operator.c_in, self.operator.c_out
+        target = c_out.terms[0][0] if c_out.terms else None
+        ins = [c_in.at({source: w}) for w in self.choices[source]] if source else [c_in.fixed]
+        outs = [c_out.at({target: w}) for w in self.choices[target]] if target else [c_out.fixed]
+        return self._layer(self.price(ins, outs), inputs=(source,) if source else (), output=target)
+
+    def _several(self) -> Layer:
+        """Several groups (after a concat): indexed by every total they can reach.
+
+        An output that depends on more than one group, or on one of the inputs, is priced at the same total when it is the input itself
+        (pools, concat) and at its dense width otherwise, which can only overstate the latency.
+        """
+        c_in, c_out = self.operator.c_in, self.operator.c_out
+        groups = tuple(group for group, _ in c_in.terms)
+        totals = _totals(c_in, self.choices)
+        target = c_out.terms[0][0] if len(c_out.terms) == 1 and c_out.terms[0][0] not in groups else None
+        if c_in == c_out:
+            latency = self.diagonal([(total, total) for total in totals])[:, None]
+        else:
+            dense = {group: widths[-1] for group, widths in self.choices.items()}
+            outs = [c_out.at({target: w}) for w in self.choices[target]] if target else [c_out.at(dense)]
+            latency = self.price(totals, outs)
+        return self._layer(
+            latency,
+            inputs=groups,
+            output=target,
+            input_counts=tuple(totals),
+            input_multiplicity=tuple(times for _, times in c_in.terms),
+            input_fixed=c_in.fixed,
+        )
+
+    def _layer(
+        self,
+        latency_ns: np.ndarray,
+        *,
+        inputs: tuple[str, ...],
+        output: str | None,
+        input_counts: tuple[int, ...] = (),
+        input_multiplicity: tuple[int, ...] = (),
+        input_fixed: int = 0,
+    ) -> Layer:
+        return Layer(
+            name=self.operator.name,
+            value=np.zeros((1, *latency_ns.shape)),
+            latency_ns=latency_ns[None],
+            inputs=inputs,
+            output=output,
+            input_counts=input_counts,
+            input_multiplicity=input_multiplicity,
+            input_fixed=input_fixed,
+        )
+
+
+def _totals(count: ChannelCount, choices: Choices) -> list[int]:
+    """Return every channel total the choices can reach, ascending; sums are built group by group, so they stay few."""
+    totals = {count.fixed}
+    for group, times in count.terms:
+        totals = {total + times * width for total, width in product(totals, choices[group])}
+    return sorted(totals)
+
+
+def _thin(counts: Sequence[int], most: int) -> list[int]:
+    """Return at most `most` of the ascending counts, evenly spread, both ends included."""
+    if len(counts) <= most:
+        return list(counts)
+    return [counts[i] for i in np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))]

@@ -1,0 +1,59 @@
+"""The `secateur` command. Each file beside this one holds the commands of one noun."""
+
+from typing import Annotated
+
+import typer
+
+from secateur.cli import inventory, jobs, prune, serve
+from secateur.cli.common import Commands
+
+app = typer.Typer(
+    name="secateur",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"secateur {version('secateur')}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Exit codes: 0 budget met or done, 1 failed, 2 wrong usage, 3 budget missed, 4 infeasible, 5 cancelled. "
+    "SECATEUR_URL stands for --server."
+)
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Prune a vision network to a measured latency budget, for the classes you care about."""
+
+
+JOBS, SERVICE, STORED = "Jobs", "The service", "What the service holds"
+for command, panel in (
+    (prune.prune, JOBS),
+    (jobs.jobs, JOBS),
+    (jobs.show, JOBS),
+    (jobs.watch, JOBS),
+    (jobs.cancel, JOBS),
+    (jobs.retry, JOBS),
+    (jobs.download, JOBS),
+    (serve.serve, SERVICE),
+    (serve.worker, SERVICE),
+    (inventory.models, STORED),
+    (inventory.datasets, STORED),
+    (inventory.devices, STORED),
+    (inventory.luts, STORED),
+):
+    # What follows `secateur worker` and is not its own goes on to the worker as it is.
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True} if command is serve.worker else None
+    app.command(rich_help_panel=panel, context_settings=settings)(command)
+
+__all__ = ["app"]

@@ -1,0 +1,133 @@
+"""The options of `secateur prune`, one name each; defaults are the wire's own."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from secateur.schemas import FinetuneOptions, PruneJobCreate, Saliency
+
+JOB = {name: info.default for name, info in PruneJobCreate.model_fields.items()}
+TRAINING = {name: info.default for name, info in FinetuneOptions.model_fields.items()}
+
+_INPUT, _TARGET, _METHOD, _RESULT = "Network and images", "Target", "Method", "Job and result"
+
+ModelFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Weights (.safetensors), an .onnx file, or the id of an uploaded model.",
+        show_default=False,
+    ),
+]
+
+# Network and images
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Images: a zip or folder of train/<class>/<image>, or the id of an uploaded dataset.",
+        rich_help_panel=_INPUT,
+        show_default=False,
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="torchvision/<name>, timm/<name> or cifar/resnet<depth>[-a|-b]; an .onnx file needs none.",
+        rich_help_panel=_INPUT,
+        show_default=False,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Side in pixels; left out: the network's usual.", rich_help_panel=_INPUT, show_default=False
+    ),
+]
+Normalize = Annotated[
+    str | None,
+    typer.Option(
+        help="imagenet, cifar10, half, none, or six numbers: means, then deviations. "
+        "Left out: imagenet for torchvision and timm; others must say.",
+        rich_help_panel=_INPUT,
+        show_default=False,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Means, one per channel; with --std, instead of --normalize.", rich_help_panel=_INPUT, show_default=False
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="Standard deviations, one per channel.", rich_help_panel=_INPUT, show_default=False),
+]
+ClassMap = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON file: class folder to output row of the network, where their order differs.",
+        rich_help_panel=_INPUT,
+        show_default=False,
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(help="JSON file: names of the output rows, in order.", rich_help_panel=_INPUT, show_default=False),
+]
+
+# Target
+
+Classes = Annotated[
+    list[str],
+    typer.Option(help="Classes to keep, by name or index: cat,dog,7.", rich_help_panel=_TARGET, show_default=False),
+]
+Budget = Annotated[
+    str,
+    typer.Option(
+        help="Latency of one batch: 5ms, or 0.5x for half of the dense network's.",
+        rich_help_panel=_TARGET,
+        show_default=False,
+    ),
+]
+Device = Annotated[str, typer.Option(help="Device to measure on.", rich_help_panel=_TARGET)]
+Threads = Annotated[int, typer.Option(help="CPU threads of an inference.", rich_help_panel=_TARGET)]
+Batch = Annotated[int, typer.Option(help="Images of an inference.", rich_help_panel=_TARGET)]
+
+# Method
+
+SaliencyName = Annotated[Saliency, typer.Option(help="What says which channels to keep.", rich_help_panel=_METHOD)]
+Mode = Annotated[
+    Literal["full", "reconstruct", "none"],
+    typer.Option(
+        help="full: least squares, then training; reconstruct: least squares alone; none: as cut.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Epochs = Annotated[int, typer.Option(help="Most epochs of training.", rich_help_panel=_METHOD)]
+Minutes = Annotated[float, typer.Option(help="Most minutes of training.", rich_help_panel=_METHOD)]
+TrainBatch = Annotated[int, typer.Option(help="Images of a training step.", rich_help_panel=_METHOD)]
+Head = Annotated[
+    Literal["slice", "mask", "full"],
+    typer.Option(
+        help="Outputs: slice leaves your classes' alone, mask silences the others, full keeps all.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Baselines = Annotated[
+    bool, typer.Option(help="Also plan with random saliency and with uniform widths.", rich_help_panel=_METHOD)
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=_METHOD)]
+
+# Job and result
+
+JobName = Annotated[str, typer.Option("--name", help="Name of the job.", rich_help_panel=_RESULT, show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Save the result in this folder.", rich_help_panel=_RESULT, show_default=False),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", "-d", help="Submit, print the job's id and leave.", rich_help_panel=_RESULT)
+]
+Check = Annotated[bool, typer.Option("--check", help="Upload and check, but start no job.", rich_help_panel=_RESULT)]

@@ -1,0 +1,247 @@
+"""The wire: every body the API takes or returns, shared by the client and the service."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+T = TypeVar("T")
+
+
+class Wire(BaseModel):
+    """Base of every body: unknown fields are refused, so a misspelt option never passes silently."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobStatus(StrEnum):
+    """Where a job is; closed set."""
+
+    QUEUED = "queued"  # -> running, cancelled
+    RUNNING = "running"  # -> cancelling, succeeded, failed
+    CANCELLING = "cancelling"  # -> cancelled
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """True when the job will not change any more."""
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+Outcome = Literal["budget_met", "budget_missed", "infeasible"]
+Saliency = Literal["squared_taylor", "bn_taylor", "cass"]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ErrorDetail(Wire):
+    """One fault of a request: where and what."""
+
+    pointer: str
+    """JSON pointer into the body, or the name of the part of an upload."""
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem+json; `code` is stable, `detail` says what to do."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: list[ErrorDetail] = []
+
+
+class Model(Wire):
+    """An uploaded network, checked: its weights load and it runs once."""
+
+    id: str
+    name: str
+    arch: str
+    """`torchvision/<name>`, `timm/<name>`, `cifar/resnet<depth>[-a|-b]`, or `onnx`."""
+    sha256: str
+    size_bytes: int
+    num_parameters: int
+    num_outputs: int
+    input_shape: list[int] | None
+    """[channels, height, width] where the file fixes it (ONNX), else null: the dataset's image size decides."""
+    class_names: list[str] | None
+    """Name of each output row, when the uploader gave them."""
+    created_at: datetime
+
+
+class Dataset(Wire):
+    """An uploaded ImageFolder zip, checked: every image decodes or is counted in `num_skipped`."""
+
+    id: str
+    name: str
+    sha256: str
+    size_bytes: int
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    classes: list[str]
+    """Folder names, sorted."""
+    num_images: dict[str, int]
+    """Decodable images by split: `train`, and `val`, `test` where the zip has them."""
+    num_skipped: int
+    skipped: list[str]
+    """First 50 images that do not decode, with the reason."""
+    class_map: dict[str, int] | None
+    """Folder name -> output row of the model, when the uploader gave it."""
+    created_at: datetime
+
+
+class Device(Wire):
+    """A device the service can measure on."""
+
+    id: str
+    name: str
+    hardware: str
+    runtime: str
+    runtime_version: str
+    created_at: datetime
+
+
+class Lut(Wire):
+    """One latency table: a profile, how many entries it holds and how far it can be trusted."""
+
+    id: str
+    device_id: str
+    profile: dict[str, Any]
+    fingerprint: str
+    num_entries: int
+    num_signatures: int
+    step: int
+    """Stair width read from the table: channels are offered in multiples of it."""
+    noise: float
+    """Relative spread (p90 - p50) / p50 of the reference kernel while the table was measured."""
+    seconds: float
+    created_at: datetime
+    updated_at: datetime
+
+
+class FinetuneOptions(Wire):
+    """How the slimmed network is trained."""
+
+    mode: Literal["full", "reconstruct", "none"] = "full"
+    """`full`: least squares, then distillation; `reconstruct`: least squares alone, training-free; `none`: as cut."""
+    max_epochs: int = Field(default=12, ge=1, le=1000)
+    max_minutes: float = Field(default=10, gt=0, le=100_000)
+    """Training stops at the end of the epoch in which this much time has passed."""
+    batch_size: int = Field(default=128, ge=2, le=4096)
+    distillation: float = Field(default=0.9, ge=0, le=1)
+    """Weight of the dense network's soft labels; the rest is cross entropy with the true labels."""
+
+
+class PruneJobCreate(Wire):
+    """A prune job: these classes, this device, this budget."""
+
+    name: str = Field(default="", max_length=200)
+    model_id: Name
+    dataset_id: Name
+    classes: list[str | int] = Field(min_length=1, max_length=10_000)
+    """Folder names, or indices into the dataset's sorted folder names."""
+    device: Name = "local"
+    threads: int = Field(default=1, ge=1, le=256)
+    batch: int = Field(default=1, ge=1, le=1024)
+    budget_ms: float | None = Field(default=None, gt=0, lt=1e7)
+    budget_ratio: float | None = Field(default=None, gt=0, le=1)
+    """Budget as a share of the dense network's measured latency; exactly one of the two."""
+    saliency: Saliency = "squared_taylor"
+    head: Literal["slice", "mask", "full"] = "slice"
+    patterns: Literal["none"] = "none"
+    finetune: FinetuneOptions = FinetuneOptions()
+    baselines: bool = True
+    """Also report random-saliency and uniform-width plans at the same budget."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "PruneJobCreate":
+        if (self.budget_ms is None) == (self.budget_ratio is None):
+            raise ValueError("give exactly one of budget_ms and budget_ratio")
+        return self
+
+
+class Failure(Wire):
+    """Why a job failed: a stable code and a sentence."""
+
+    code: str
+    detail: str
+    errors: list[ErrorDetail] = []
+
+
+class PruneJob(Wire):
+    """A prune job and where it stands."""
+
+    id: str
+    name: str
+    spec: PruneJobCreate
+    status: JobStatus
+    phase: str | None
+    """Open set: validating profiling scoring solving slimming measuring finetuning exporting."""
+    progress: float
+    """0 to 1 over the whole job."""
+    outcome: Outcome | None
+    attempt: int
+    summary: dict[str, Any] | None
+    """Headline figures of the report, once there are any: budget_ms, dense_ms, measured_ms, min_achievable_ms,
+    accuracy_dense, accuracy..."""
+    failure: Failure | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class JobEvent(Wire):
+    """One line of a job's history; `id` grows, and is the SSE event id."""
+
+    id: int
+    job_id: str
+    kind: str
+    """`status`, `phase`, `progress`, `log`, `metric`, `warning`."""
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class Artifact(Wire):
+    """A file a job left: `model.onnx`, `model.safetensors`, `plan.json`, `report.json`, `report.html`, `table.json`."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+class Blocker(Wire):
+    """Something the preflight found: `error` stops the job, `warning` limits it."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    detail: str
+    layer: str | None = None
+    latency_share: float | None = None
+    """Share of the dense latency this layer owns (of MACs where no table exists yet)."""
+
+
+class Preflight(Wire):
+    """What a job would meet; nothing is stored."""
+
+    ok: bool
+    blockers: list[Blocker]
+    num_coupling_groups: int
+    prunable_latency_share: float
+    dense_ms: float | None
+    min_achievable_ms: float | None
+    """Null until the device has a table for this network."""
+
+
+class Page(Wire, Generic[T]):
+    """One page of a list; pass `next_cursor` as `?cursor=` for the next."""
+
+    items: list[T]
+    next_cursor: str | None = None

@@ -1,0 +1,157 @@
+"""A service in a temporary home: its database, its queue, and worker processes that tests start, watch and kill."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from app.migrate import migrate
+from app.queue import Queue
+from app.settings import Settings
+from app.store.blobs import BlobStore
+from app.store.models import JobEventRow, PruneJobRow
+from app.store.repositories import Artifacts, Datasets, Events, Jobs, Models, Workers
+from app.store.sessions import Database
+from secateur.schemas import JobStatus
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE_S = 60.0
+
+T = TypeVar("T")
+
+
+def eventually(ask: Callable[[], T | None], what: str) -> T:
+    """Return what `ask` returns once it is true; fail after a patience that no healthy run needs."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if answer := ask():
+            return answer
+        time.sleep(0.03)
+    raise AssertionError(f"waited in vain for {what}")
+
+
+def lives(pid: int) -> bool:
+    """True while a process with this id runs; one that has ended and was not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        return False
+
+
+class Service:
+    """One service; `close` ends every worker that a test left running."""
+
+    def __init__(self, folder: Path, url: str, **settings: object) -> None:
+        self.home = folder / "home"
+        values: dict[str, Any] = {
+            "home": self.home,
+            "database_url": url,
+            "lock_folder": folder / "locks",
+            "worker_heartbeat_s": 0.2,
+            "worker_timeout_s": 1.5,
+            "stall_timeout_s": 20,
+            **settings,
+        }
+        self.settings = Settings(**values)
+        self._environment = {f"SECATEUR_{name.upper()}": str(value) for name, value in values.items()}
+        migrate(self.settings)
+        self.database = Database(self.settings.url)
+        self.blobs = BlobStore(self.settings.blobs_folder)
+        self.queue = Queue(self.settings.url, version=self.settings.queue_version)
+        self.ledger_path = folder / "ledger"
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._inputs = self._add_inputs()
+
+    def close(self) -> None:
+        """End what still runs and give back every connection."""
+        for worker in self._workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.send_signal(signal.SIGCONT)
+                worker.kill()
+            worker.wait()
+        self.queue.close()
+        self.database.close()
+
+    def start_worker(self, slot: int = 0, device: str = "local") -> subprocess.Popen[bytes]:
+        """Start a worker process that runs the toy job."""
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
+        environment = {**os.environ, **self._environment, "PYTHONPATH": path, "A_SECRET": "x"}
+        command = [sys.executable, "-m", "toy_steps", str(slot), device]
+        worker = subprocess.Popen(command, env=environment, cwd=ROOT)
+        self._workers.append(worker)
+        return worker
+
+    def submit(self, *, ticks: int = 3, tick_s: float = 0.05, act: str = "") -> str:
+        """Submit a toy job and return its id."""
+        toy = {"ledger": str(self.ledger_path), "ticks": ticks, "tick_s": tick_s, "act": act}
+        with self.database.write() as session:
+            job = Jobs(session).add(
+                name="toy", spec={"threads": 1, "batch": 1, "seed": 0, "toy": toy}, device_id="local", **self._inputs
+            )
+            self.queue.enqueue_prune(session, job_id=job.id, workflow_id=job.workflow_id, device_id="local")
+            return job.id
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel as the API does."""
+        with self.database.write() as session:
+            assert Jobs(session).request_cancel(job_id) is not None
+        self.queue.cancel(self.job(job_id).workflow_id)
+
+    def job(self, job_id: str) -> PruneJobRow:
+        """The job as it is now."""
+        with self.database.read() as session:
+            row = Jobs(session).get(job_id)
+            assert row is not None
+            return row
+
+    def ended(self, job_id: str) -> PruneJobRow:
+        """The job once it has ended."""
+
+        def ask() -> PruneJobRow | None:
+            row = self.job(job_id)
+            return row if JobStatus(row.status).ended else None
+
+        return eventually(ask, f"the end of {job_id}")
+
+    def events(self, job_id: str, kind: str) -> list[JobEventRow]:
+        """The job's events of one kind."""
+        with self.database.read() as session:
+            return [event for event in Events(session).after(job_id, limit=10_000) if event.kind == kind]
+
+    def artifacts(self, job_id: str, *, hidden: bool) -> list[str]:
+        """Names of the job's files."""
+        with self.database.read() as session:
+            return [row.name for row in Artifacts(session).list(job_id, hidden=hidden)]
+
+    def live_workers(self) -> list[str]:
+        """Ids of workers that say they live."""
+        with self.database.read() as session:
+            return [row.id for row in Workers(session).live(3600)]
+
+    def ledger(self, *words: str) -> list[list[str]]:
+        """Lines of the ledger that begin with `words`, split; the last word is the writer's process id."""
+        text = self.ledger_path.read_text() if self.ledger_path.exists() else ""
+        lines = [line.split() for line in text.splitlines()]
+        return [line for line in lines if line[: len(words)] == list(words)]
+
+    def wait_for(self, *words: str) -> list[str]:
+        """The first line of the ledger that begins with `words`, once it is there."""
+        return eventually(lambda: self.ledger(*words), " ".join(words))[0]
+
+    def _add_inputs(self) -> dict[str, str]:
+        blob = self.blobs.put_bytes(b"weights")
+        with self.database.write() as session:
+            model = Models(session).add(
+                name="m", arch="toy", sha256=blob.sha256, size_bytes=blob.size_bytes, num_parameters=1, num_outputs=1,
+                input_shape=None, class_names=None,
+            )  # fmt: skip
+            dataset = Datasets(session).add(
+                name="d", sha256=blob.sha256, size_bytes=blob.size_bytes, image_size=8, mean=[0.0], std=[1.0],
+                classes=["a"], num_images={"train": 1}, num_skipped=0, skipped=[], class_map=None,
+            )  # fmt: skip
+            return {"model_id": model.id, "dataset_id": dataset.id}

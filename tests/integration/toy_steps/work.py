@@ -1,0 +1,55 @@
+"""Ticks, with a checkpoint after each tick, and misbehaves as the job asks."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import time
+from typing import Any
+
+from toy_steps import ledger
+from workers.context import StepContext, StepProblem
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    """Tick `ticks` times, `tick_s` apart."""
+    toy = context.spec["job"]["toy"]
+    checkpoint = context.path("state/checkpoint.json")
+    done = json.loads(checkpoint.read_text())["done"] if checkpoint.exists() else 0
+    ledger.write(context.spec["job"], "work", "from", done)
+    misbehave(context, toy.get("act", ""))
+    for tick in range(done, toy["ticks"]):
+        time.sleep(toy["tick_s"])
+        ledger.write(context.spec["job"], "tick", tick)
+        checkpoint.parent.mkdir(exist_ok=True)
+        checkpoint.write_text(json.dumps({"done": tick + 1}))
+        context.checkpoint(checkpoint)
+        context.progress((tick + 1) / toy["ticks"])
+        context.metric(tick=tick, loss=float("nan"))
+    context.path("work.json").write_text(json.dumps({"ticks": toy["ticks"]}))
+    ledger.write(context.spec["job"], "worked")
+    return {"ticks": toy["ticks"], "summary": {"measured_ms": 1.25}}
+
+
+def misbehave(context: StepContext, act: str) -> None:
+    """Fail in the way the job asks for."""
+    match act:
+        case "problem":
+            raise StepProblem("bad_labels", "Label 7 is not a class.", [{"pointer": "/classes", "detail": "7"}])
+        case "raise":
+            print("to be or not to be")
+            raise ZeroDivisionError("the last words")
+        case "segfault":
+            ctypes.string_at(0)
+        case "stall":
+            time.sleep(60)
+        case "kill_worker":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        case "grandchild":
+            child = subprocess.Popen(["sleep", "60"])
+            ledger.write(context.spec["job"], "grandchild", child.pid)
+        case "environment":
+            names = [name for name in os.environ if "SECATEUR" in name or "SECRET" in name or "DATABASE" in name]
+            ledger.write(context.spec["job"], "environment", *names)

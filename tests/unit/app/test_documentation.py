@@ -1,0 +1,74 @@
+"""Nothing a user can set, call or meet is undocumented."""
+
+import re
+from pathlib import Path
+
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+
+from app.documentation import README, problems_table, settings_table, updated
+from app.errors import PROBLEMS
+from app.main import create_app
+from app.settings import Settings
+
+APP = README.parent
+
+
+def test_the_readme_lists_every_setting_and_error_code() -> None:
+    text = README.read_text()
+    assert updated(text) == text, "run `python -m app.documentation`"
+    for name, field in Settings.model_fields.items():
+        assert f"SECATEUR_{name.upper()}" in settings_table()
+        assert field.description and field.description.endswith("."), name
+    for code, kind in PROBLEMS.items():
+        assert f"`{code}`" in problems_table()
+        assert kind.meaning.endswith(".") and kind.title, code
+
+
+def test_every_code_that_is_raised_is_listed_and_every_listed_one_is_raised() -> None:
+    source = {path: path.read_text() for path in APP.rglob("*.py")}
+    raised = set()
+    for text in source.values():
+        raised |= set(re.findall(r'ApiProblem\(\s*"(\w+)"', text))
+        raised |= set(re.findall(r'faults\.add\(\s*"(\w+)"', text))
+    assert raised <= set(PROBLEMS)
+    # Those come from statuses of the framework, or stand for what a worker says.
+    indirect = {"method_not_allowed", "upload_refused"}
+    assert set(PROBLEMS) - raised == indirect
+
+
+def test_every_route_says_what_it_does_and_how_it_fails(settings: Settings) -> None:
+    app = create_app(settings)
+    schema = app.openapi()
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            where = f"{method} {path}"
+            assert operation.get("description"), where
+            problems = [answer for status, answer in operation["responses"].items() if int(status) >= 400]
+            assert all(list(answer["content"]) == ["application/problem+json"] for answer in problems), where
+            if "{" in path:
+                assert "404" in operation["responses"], where
+    assert "HTTPValidationError" not in str(schema)
+
+
+def test_every_reference_of_the_schema_leads_somewhere(settings: Settings) -> None:
+    schema = create_app(settings).openapi()
+    names = set(re.findall(r"#/components/schemas/([\w]+)", str(schema)))
+    assert names <= set(schema["components"]["schemas"])
+
+
+def test_every_problem_type_is_a_page(client: TestClient) -> None:
+    for code, kind in PROBLEMS.items():
+        page = client.get(f"/problems/{code}")
+        assert page.status_code == 200 and kind.title.split("'")[0] in page.text
+    assert client.get("/problems/nothing").status_code == 404
+
+
+def test_routes_are_one_file_a_resource(settings: Settings) -> None:
+    prefixes = {
+        route.path.split("/")[2]
+        for route in create_app(settings).routes
+        if isinstance(route, APIRoute) and "/v1/" in route.path
+    } - {"openapi.json"}
+    files = {path.stem.replace("_", "-") for path in (Path(APP) / "api").glob("*.py")}
+    assert prefixes <= files

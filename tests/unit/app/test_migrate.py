@@ -1,0 +1,72 @@
+"""Migrations on both databases."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect
+
+from app.migrate import migrate
+from app.settings import Settings
+from app.store.base import Base
+from app.store.migrate import is_current, migrate_tables
+from app.store.sessions import Database, make_engine
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_migrations_make_exactly_the_tables_of_the_models(empty_url: str) -> None:
+    migrate_tables(empty_url)
+    engine = make_engine(empty_url)
+    with engine.connect() as connection:
+        assert is_current(connection)
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+    engine.dispose()
+
+
+def test_processes_that_start_at_once_migrate_once(empty_url: str, tmp_path: Path) -> None:
+    code = "from app.migrate import migrate; from app.settings import Settings; migrate(Settings())"
+    environment = {"SECATEUR_HOME": str(tmp_path / "home"), "SECATEUR_DATABASE_URL": empty_url, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ends = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
+    assert [code for _, code in ends] == [0, 0, 0], ends
+    database = Database(empty_url)
+    with database.read() as session:
+        assert is_current(session.connection())
+    database.close()
+
+
+def test_our_tables_live_beside_the_job_engines(empty_url: str, tmp_path: Path) -> None:
+    migrate(Settings(home=tmp_path, database_url=empty_url))
+    migrate(Settings(home=tmp_path, database_url=empty_url))
+    engine = make_engine(empty_url)
+    names = set(inspect(engine).get_table_names())
+    if engine.dialect.name == "postgresql":
+        names |= set(inspect(engine).get_table_names(schema="dbos"))
+    engine.dispose()
+    assert set(Base.metadata.tables) < names and "workflow_status" in names
+
+
+def test_a_sqlite_file_is_in_wal_mode_with_foreign_keys_on(sqlite_url: str) -> None:
+    migrate_tables(sqlite_url)
+    connection = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    engine = make_engine(sqlite_url)
+    with engine.connect() as wrapped:
+        assert wrapped.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://host/db"])
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="neither a SQLite file nor a Postgres"):
+        make_engine(url)

@@ -1,0 +1,52 @@
+"""Settings and what follows from them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_default_is_a_sqlite_file_in_the_home(tmp_path: Path) -> None:
+    assert Settings(home=tmp_path).url == f"sqlite:///{tmp_path}/secateur.db"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_any_postgres_url_uses_the_driver_we_ship(scheme: str) -> None:
+    assert Settings(database_url=f"{scheme}://u:p@h/d").url == "postgresql+psycopg://u:p@h/d"
+
+
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_ALLOWED_HOSTS", "a.example.com, b.example.com,")
+    assert Settings().allowed_hosts == ("a.example.com", "b.example.com")
+
+
+@pytest.mark.parametrize(
+    ("host", "beyond"),
+    [("127.0.0.1", False), ("127.9.9.9", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("::", True),
+     ("10.0.0.7", True), ("api", True)],
+)  # fmt: skip
+def test_a_host_that_others_can_reach_is_known_as_such(host: str, beyond: bool) -> None:
+    assert Settings(host=host).listens_beyond_loopback is beyond
+
+
+def test_the_api_does_not_listen_beyond_loopback_without_being_told_to(tmp_path: Path) -> None:
+    environment = {"SECATEUR_HOME": str(tmp_path / "home"), "SECATEUR_HOST": "0.0.0.0", "SECATEUR_PORT": "0"}
+    run = subprocess.run(
+        [sys.executable, "-m", "app"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 2 and "SECATEUR_ALLOW_ANONYMOUS" in run.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_front_door_never_loads_what_is_slow() -> None:
+    code = (
+        "import sys, app.__main__; slow = {'torch', 'ortools', 'numpy', 'onnxruntime', 'pruning', 'lut', 'workers'};"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,156 @@
+"""Every write of a worker is fenced."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from worker_store import PROFILE, Store
+
+from app.store.repositories import Artifacts, Events, Jobs, Luts, Models
+from workers.journal import Fenced, JobCancelled, JobView, Journal, Kept
+
+WRITES: list[Callable[[Journal, JobView, Path], None]] = [
+    lambda journal, job, path: journal.check(job),
+    lambda journal, job, path: journal.phase(job, "scoring"),
+    lambda journal, job, path: journal.progress(job, 0.5),
+    lambda journal, job, path: journal.event(job, "log", {"text": "x"}),
+    lambda journal, job, path: journal.checkpoint(job, "work", "state", path),
+    lambda journal, job, path: journal.finish_step(job, "work", {"summary": {"a": 1}}, [], 0.5),
+    lambda journal, job, path: journal.recall_step(job, {}, 0.5),
+    lambda journal, job, path: journal.succeed(job, "budget_met"),
+    lambda journal, job, path: journal.fail(job, "x", "y", {}),
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file a step left."""
+    path = tmp_path / "file"
+    path.write_bytes(b"state 1")
+    return path
+
+
+def test_a_zombie_writes_nothing(store: Store, file: Path) -> None:
+    zombie, heir = store.add_worker("a/0:1"), store.add_worker("a/1:1")
+    job = store.add_job()
+    old = store.begin(zombie, job)
+    store.begin(heir, job)
+    before = asdict_of(store, job.id)
+    for write in WRITES:
+        with pytest.raises(Fenced):
+            write(zombie, old, file)
+    assert asdict_of(store, job.id) == before
+    zombie.hand_back(old)
+    assert store.job(job.id).worker_id == "a/1:1"
+
+
+def test_a_cancelled_job_is_written_no_more(store: Store, file: Path) -> None:
+    journal = store.add_worker("a/0:1")
+    job = store.add_job()
+    view = store.begin(journal, job)
+    with store.database.write() as session:
+        Jobs(session).request_cancel(job.id)
+    for write in WRITES:
+        with pytest.raises(JobCancelled):
+            write(journal, view, file)
+    journal.finish_cancel(job.id, job.workflow_id)
+    assert store.job(job.id).status == "cancelled"
+
+
+def test_an_ended_job_is_not_begun_and_a_workflow_of_an_older_try_neither(store: Store) -> None:
+    journal = store.add_worker("a/0:1")
+    job = store.add_job()
+    assert journal.begin(job.id, "another workflow", PROFILE) is None
+    journal.succeed(store.begin(journal, job), "budget_met")
+    assert journal.begin(job.id, job.workflow_id, PROFILE) is None
+    assert store.job(job.id).attempt == 1
+
+
+def test_a_view_names_the_known_table_of_the_jobs_own_profile(store: Store) -> None:
+    journal = store.add_worker("a/0:1")
+    table = store.blobs.put_bytes(b"{}")
+    profile = replace(PROFILE, threads=2, batch=4)
+    with store.database.write() as session:
+        Luts(session).save(
+            device_id="local", fingerprint=profile.fingerprint, profile=asdict(profile), blob_sha256=table.sha256,
+            num_entries=3, num_signatures=1, step=8, noise=0.01, seconds=2.0,
+        )  # fmt: skip
+    view = store.begin(journal, store.add_job())
+    assert view.inputs["known_table.json"] == table.sha256
+    assert view.spec["profile"] == asdict(profile)
+    other = store.begin(journal, store.add_job(batch=8))
+    assert "known_table.json" not in other.inputs
+
+
+def test_a_job_whose_model_is_gone_fails_and_says_so(store: Store) -> None:
+    journal = store.add_worker("a/0:1")
+    job = store.add_job()
+    with store.database.write() as session:
+        row = Models(session).get(store.inputs["model_id"])
+        assert row is not None
+        Models(session).delete(row)
+    assert journal.begin(job.id, job.workflow_id, PROFILE) is None
+    failure = store.job(job.id).failure
+    assert failure is not None and failure["code"] == "input_gone"
+
+
+def test_a_step_is_recorded_with_its_files_figures_and_table_or_not_at_all(store: Store, file: Path) -> None:
+    journal = store.add_worker("a/0:1")
+    view = store.begin(journal, store.add_job())
+    files = [Kept(name="table.json", blob=store.blobs.put_file(file), source=file, hidden=False)]
+    lut = {"profile": asdict(PROFILE), "num_entries": 1, "num_signatures": 1, "step": 8, "noise": 0.1}
+    with pytest.raises(KeyError):
+        journal.finish_step(view, "profile", {"lut": lut}, files, 0.5)
+    assert journal.artifacts(view) == {} and store.job(view.id).progress == 0.0
+    journal.finish_step(view, "profile", {"lut": {**lut, "seconds": 1.0}, "summary": {"a": 1}}, files, 0.5)
+    journal.finish_step(view, "score", {"summary": {"b": 2}}, [], 0.6)
+    assert journal.artifacts(view) == {"table.json": files[0].blob.sha256}
+    assert (store.job(view.id).progress, store.job(view.id).summary) == (0.6, {"a": 1, "b": 2})
+    with store.database.read() as session:
+        row = Luts(session).find("local", PROFILE.fingerprint)
+        assert row is not None and row.blob_sha256 == files[0].blob.sha256
+
+
+def test_a_new_checkpoint_replaces_the_old_one_and_its_file(store: Store, file: Path) -> None:
+    journal = store.add_worker("a/0:1")
+    view = store.begin(journal, store.add_job())
+    journal.checkpoint(view, "work", "state", file)
+    first = journal.artifacts(view)["checkpoint/work/state"]
+    journal.checkpoint(view, "work", "state", file)
+    assert store.blobs.exists(first), "an equal checkpoint is the same file"
+    file.write_bytes(b"state 2")
+    journal.checkpoint(view, "work", "state", file)
+    second = journal.artifacts(view)["checkpoint/work/state"]
+    assert first != second and not store.blobs.exists(first) and store.blobs.exists(second)
+    journal.finish_step(view, "work", {}, [], 1.0)
+    assert journal.artifacts(view) == {} and not store.blobs.exists(second)
+
+
+def test_a_checkpoint_equal_to_a_needed_file_leaves_that_file(store: Store, file: Path) -> None:
+    journal = store.add_worker("a/0:1")
+    view = store.begin(journal, store.add_job())
+    file.write_bytes(b"weights")
+    journal.checkpoint(view, "work", "state", file)
+    file.write_bytes(b"other")
+    journal.checkpoint(view, "work", "state", file)
+    assert store.blobs.exists(view.inputs["model"])
+
+
+def test_progress_never_goes_back(store: Store) -> None:
+    journal = store.add_worker("a/0:1")
+    view = store.begin(journal, store.add_job())
+    for progress in (0.2, 0.5, 0.3, 0.6):
+        journal.progress(view, progress)
+    with store.database.read() as session:
+        events = [event.data["progress"] for event in Events(session).after(view.id) if event.kind == "progress"]
+    assert events == [0.2, 0.5, 0.6]
+
+
+def asdict_of(store: Store, job_id: str) -> tuple[object, ...]:
+    """Everything the store holds of the job."""
+    with store.database.read() as session:
+        row = Jobs(session).get(job_id)
+        assert row is not None
+        columns = [getattr(row, column.name) for column in row.__table__.columns]
+        return (columns, len(Events(session).after(job_id)), len(Artifacts(session).list(job_id, hidden=True)))

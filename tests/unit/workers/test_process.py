@@ -1,0 +1,95 @@
+"""What a child process sees, and how its end is read."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.child import Order
+from workers.process import Ending, child_env, run_child
+
+BODY = """
+import os, sys
+from workers.context import StepProblem
+def run(context):
+    act = context.spec["act"]
+    context.log("here")
+    if act == "result": return {"seed": context.seed, "parent": os.getppid()}
+    if act == "nothing": return None
+    if act == "problem": raise StepProblem("code", "detail", [{"pointer": "/a", "detail": "b"}])
+    if act == "memory": raise MemoryError
+    if act == "exit": sys.exit(3)
+    if act == "vanish": os._exit(4)
+"""
+
+
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> tuple[Ending, list[dict[str, Any]]]:
+    """Run a body in a real child."""
+    package = tmp_path / "bodies"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "body.py").write_text(BODY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    order = Order(
+        package="bodies", workdir=str(tmp_path), spec={"act": act}, seed=7, attempt=1, device_lock=None,
+        silence_timeout_s=30,
+    )  # fmt: skip
+    events: list[dict[str, Any]] = []
+
+    async def take(event: dict[str, Any]) -> None:
+        events.append(event)
+
+    return asyncio.run(run_child("body", order, take, stall_timeout_s=30, beat_s=0.5)), events
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "problem"),
+    [
+        ("problem", "code", True),
+        ("memory", "out_of_memory", False),
+        ("exit", "step_crashed", False),
+        ("vanish", "step_crashed", False),
+    ],
+)
+def test_an_end_without_a_result_has_a_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, code: str, problem: bool
+) -> None:
+    ending, events = run(tmp_path, monkeypatch, act)
+    assert (ending.result, ending.code, ending.problem, ending.retryable) == (None, code, problem, False)
+    assert events == [{"event": "log", "text": "here"}]
+
+
+def test_a_result_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending, _ = run(tmp_path, monkeypatch, "result")
+    assert ending.result is not None and ending.result["seed"] == 7 and ending.code == ""
+
+
+def test_a_body_may_return_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(tmp_path, monkeypatch, "nothing")[0].result == {}
+
+
+def test_a_child_sees_no_setting_and_no_secret() -> None:
+    given = {
+        "PATH": "/bin", "HOME": "/root", "LANG": "C", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "0",
+        "SECATEUR_DATABASE_URL": "x", "SECATEUR_HOME": "x", "DATABASE_URL": "x", "PGPASSWORD": "x", "PGHOST": "x",
+        "AWS_SESSION_TOKEN": "x", "MY_API_KEY": "x", "GITHUB_TOKEN": "x", "DB_PASSWORD": "x",
+        "DBOS_SYSTEM_DATABASE_URL": "x",
+    }  # fmt: skip
+    env = child_env(given)
+    assert {*env} - {"PYTHONPATH", "PYTHONUNBUFFERED"} == {
+        "PATH",
+        "HOME",
+        "LANG",
+        "OMP_NUM_THREADS",
+        "CUDA_VISIBLE_DEVICES",
+    }
+
+
+def test_a_worker_loads_neither_torch_nor_the_solver() -> None:
+    code = "import sys, workers.__main__; print({'torch', 'ortools'} & {*sys.modules})"
+    root = Path(__file__).parent.parent.parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,48 @@
+"""A migrated store with a model and a dataset, and what tests of workers do with it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.store.blobs import BlobStore
+from app.store.models import PruneJobRow
+from app.store.repositories import Devices, Jobs, Workers
+from app.store.sessions import Database
+from lut.profile import DeviceProfile
+from workers.journal import JobView, Journal
+
+PROFILE = DeviceProfile(hardware="toy", runtime="none", runtime_version="0", threads=1, batch=1)
+
+
+@dataclass(kw_only=True)
+class Store:
+    """A migrated database and a blob store."""
+
+    database: Database
+    blobs: BlobStore
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    def add_worker(self, worker_id: str) -> Journal:
+        """Register a worker and return its journal."""
+        with self.database.write() as session:
+            Devices(session).register("local", name="local", hardware="toy", runtime="none", runtime_version="0")
+            Workers(session).register(worker_id, slot=worker_id.partition(":")[0], device_id="local")
+        return Journal(self.database, self.blobs, worker_id, "local", {"max_zip_ratio": 100.0})
+
+    def add_job(self, **spec: Any) -> PruneJobRow:
+        """Submit a job."""
+        with self.database.write() as session:
+            values = {"threads": 2, "batch": 4, "seed": 0, **self.inputs, **spec}
+            return Jobs(session).add(name="", spec=values, device_id="local", **self.inputs)
+
+    def job(self, job_id: str) -> PruneJobRow:
+        """The job as it is now."""
+        with self.database.read() as session:
+            row = Jobs(session).get(job_id)
+            assert row is not None
+            return row
+
+    def begin(self, journal: Journal, job: PruneJobRow) -> JobView:
+        """Let the worker begin the job."""
+        view = journal.begin(job.id, job.workflow_id, PROFILE)
+        assert view is not None
+        return view

@@ -1,0 +1,1 @@
+"""Processes that do the slow work as durable steps."""

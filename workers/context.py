@@ -1,0 +1,107 @@
+"""What a step body sees: its scratch folder, its spec and a way to say how far it is.
+
+A step is a module with `def run(context: StepContext) -> dict`. It runs in a child process of the worker, has no
+database and no credentials, reads its inputs from `context.workdir`, leaves its outputs there under their declared
+names and returns a small JSON result. Three keys of a result are read by the worker; everything else is for later
+steps, which find it under `context.spec["results"][<step name>]`:
+
+* `summary`: a dict merged into the job's headline figures;
+* `outcome`: `budget_met`, `budget_missed` or `infeasible`; the last step that gives one decides;
+* `lut`: the output `table.json` is the device's latency table now; a dict with `profile` (fields of DeviceProfile),
+  `num_entries`, `num_signatures`, `step`, `noise` and `seconds`.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+OUTBOX = ".outbox"
+"""Folder inside the scratch folder where checkpoints wait to be taken by the worker."""
+
+Emit = Callable[[Mapping[str, Any]], None]
+
+
+class StepProblem(Exception):
+    """The user's mistake, not ours: ends the job as failed with this code and sentence, and is never retried."""
+
+    def __init__(self, code: str, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> None:
+        """`code` is stable snake_case; `errors` are `{"pointer", "detail"}` pairs as in problem+json."""
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.errors = [dict(error) for error in errors]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """One run of one step, seen from inside the child process."""
+
+    workdir: Path
+    """Private scratch folder; holds the declared inputs (read-only) and any checkpoint of an earlier attempt."""
+    spec: dict[str, Any]
+    """`job` (the submitted spec), `model` and `dataset` (their rows), `profile` (fields of the DeviceProfile to measure
+    on), `limits` (of uploads: `max_zip_entries`, `max_zip_bytes`, `max_zip_ratio`, `max_image_pixels`) and `results`
+    (of the steps before, by name). An inspection finds `model` or `dataset` (the upload's payload) and `limits`."""
+    seed: int
+    """Seed of the job; derive generators from it."""
+    attempt: int
+    """1 for the first run of this step in this job, more after a crash or a hand-back."""
+    emit: Emit
+    """Sends one event to the worker; use the methods below."""
+
+    def path(self, name: str) -> Path:
+        """Return the path of an input, output or checkpoint in the scratch folder."""
+        return self.workdir / name
+
+    def phase(self, name: str) -> None:
+        """Say which phase of the wire contract begins (`profiling`, `scoring`, ...)."""
+        self.emit({"event": "phase", "phase": name})
+
+    def progress(self, fraction: float) -> None:
+        """Say how much of this step is done, 0 to 1; call it freely, the worker throttles."""
+        self.emit({"event": "progress", "fraction": min(1.0, max(0.0, float(fraction)))})
+
+    def log(self, text: str) -> None:
+        """Add a line to the job's history."""
+        self.emit({"event": "log", "text": text})
+
+    def metric(self, **values: Any) -> None:
+        """Add figures to the job's history; a figure that is not finite is recorded as null."""
+        self.emit({"event": "metric", "values": values})
+
+    def warning(self, code: str, text: str) -> None:
+        """Tell the user of something that limits the result but does not stop the job."""
+        self.emit({"event": "warning", "code": code, "text": text})
+
+    def checkpoint(self, path: Path) -> None:
+        """Keep a copy of a file of the scratch folder now; the next attempt of this step finds it under the same name.
+
+        The copy is taken before this returns, so the body may overwrite the file at once.
+        """
+        path = self.workdir / path
+        name = path.relative_to(self.workdir).as_posix()
+        outbox = self.workdir / OUTBOX
+        outbox.mkdir(exist_ok=True)
+        copy = outbox / uuid4().hex
+        shutil.copyfile(path, copy)
+        self.emit({"event": "checkpoint", "name": name, "file": copy.name})
+
+
+def jsonable(value: Any) -> Any:
+    """Return `value` as strict JSON types: tuples become lists, NumPy scalars numbers, and what is not finite null."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [jsonable(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    for convert in ("tolist", "item"):  # NumPy and torch, neither of which is imported here
+        if hasattr(value, convert):
+            return jsonable(getattr(value, convert)())
+    return str(value)

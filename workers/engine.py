@@ -1,0 +1,223 @@
+"""The worker's side of the job engine, and the only file of this room that knows it (DBOS).
+
+A workflow is run again from its start after a crash; durable steps that were recorded answer from their record. The
+engine fences an executor that lost a workflow, so a zombie can record nothing; our own rows are fenced by the journal.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+from dbos import error as dbos_error
+
+from workers.heartbeat import Running
+from workers.inspect import inspect
+from workers.journal import Fenced, JobCancelled, JobView
+from workers.runner import Runner, Stopping
+
+log = structlog.get_logger(__name__)
+
+APPLICATION = "secateur"
+INSPECT_QUEUE = "inspect"
+POLL_S = 0.2
+KEEP_FINISHED = timedelta(days=1)
+CLEAN_BATCH = 500
+
+
+def device_queue(device_id: str) -> str:
+    """Return the name of the queue on which jobs of this device class wait."""
+    return f"device:{device_id}"
+
+
+class Engine:
+    """Takes workflows from the queues of one worker and runs them on the event loop that launched it.
+
+    One engine per process: DBOS keeps its state in the module. What blocks here must not be called on the loop.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        url: str,
+        version: str,
+        worker_id: str,
+        device_id: str,
+        inspect_timeout_s: float,
+        log_level: str,
+    ) -> None:
+        """`version` stamps workflows: workers take only their own, so it must not change with every deploy."""
+        self._runner = runner
+        self._worker_id = worker_id
+        self._inspect_timeout_s = inspect_timeout_s
+        self._queues = [INSPECT_QUEUE, device_queue(device_id)]
+        self._jobs: dict[str, JobView] = {}
+        config: DBOSConfig = {
+            "name": APPLICATION,
+            "system_database_url": url,
+            "application_version": version,
+            "executor_id": worker_id,
+            "serializer": DBOSPortableJSONSerializer(),
+            "run_migrations": False,
+            "log_level": "WARNING" if log_level == "INFO" else log_level,
+            "sys_db_pool_size": 5,
+        }
+        self._dbos = DBOS(config=config)
+        # DBOS gives its logger a console of its own; its records belong into ours.
+        logging.getLogger("dbos").handlers.clear()
+        logging.getLogger("dbos").propagate = True
+        self._register()
+        DBOS.listen_queues(self._queues)
+
+    def _register(self) -> None:
+        # Functions, because DBOS marks what it registers, and a bound method cannot be marked.
+        @DBOS.workflow(name="prune", max_recovery_attempts=None)
+        async def prune(job_id: str) -> dict[str, Any]:
+            return await self._prune(job_id)
+
+        @DBOS.workflow(name="inspect", max_recovery_attempts=None)
+        async def look(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+            return await self._inspect(kind, payload)
+
+    async def launch(self) -> None:
+        """Begin to take work; the running event loop is the one it runs on."""
+        DBOS.launch()
+        for queue in self._queues:
+            # One at a time of each kind: an inspection never waits for a job, a job has the device to itself.
+            await DBOS.register_queue_async(
+                queue, worker_concurrency=1, polling_interval_sec=POLL_S, on_conflict="always_update"
+            )
+
+    async def stop(self) -> None:
+        """Take no more work, end every child, and give what was running back to its queue."""
+        for event in self._dbos.background_thread_stop_events:
+            event.set()
+        await self._runner.stop()
+        for job in list(self._jobs.values()):
+            await asyncio.to_thread(self._runner.journal.hand_back, job)
+        await asyncio.to_thread(self._give_back)
+        # Parked work is cancelled with the loop, of which DBOS warns at length.
+        logging.getLogger("dbos").setLevel(logging.ERROR)
+
+    def close(self) -> None:
+        """Give back every connection."""
+        DBOS.destroy()
+
+    def running(self) -> list[Running]:
+        """Return every workflow that some executor holds."""
+        oldest_ms = (time.time() - self._inspect_timeout_s) * 1000
+        rows = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+        return [
+            Running(
+                workflow_id=row.workflow_id,
+                queue=row.queue_name,
+                executor_id=row.executor_id or "",
+                # The API has given up waiting; and an upload that kills every worker must not be tried for ever.
+                expired=row.queue_name == INSPECT_QUEUE and (row.created_at or 0) < oldest_ms,
+            )
+            for row in rows
+            if row.queue_name is not None
+        ]
+
+    def resume(self, workflow_id: str, queue: str) -> None:
+        """Give a workflow back to its queue; whoever held it can record nothing any more."""
+        log.info("resume", action="resume", workflow_id=workflow_id, queue=queue)
+        DBOS.resume_workflow(workflow_id, queue_name=queue)
+
+    def cancel(self, workflow_id: str) -> None:
+        """Cancel a workflow: a queued one is never begun, a running one is interrupted by its worker."""
+        DBOS.cancel_workflow(workflow_id)
+
+    def statuses(self, workflow_ids: list[str]) -> dict[str, str]:
+        """Return the engine's status of these workflows; one that it does not know is left out."""
+        if not workflow_ids:
+            return {}
+        rows = DBOS.list_workflows(workflow_ids=workflow_ids, load_input=False, load_output=False)
+        return {row.workflow_id: row.status for row in rows}
+
+    def clean(self) -> None:
+        """Forget workflows that ended more than a day ago."""
+        before = datetime.fromtimestamp(time.time(), UTC) - KEEP_FINISHED
+        rows = DBOS.list_workflows(
+            status=["SUCCESS", "ERROR", "CANCELLED"],
+            completed_before=before.isoformat(),
+            limit=CLEAN_BATCH,
+            load_input=False,
+            load_output=False,
+        )
+        if rows:
+            DBOS.delete_workflows([row.workflow_id for row in rows])
+
+    def _give_back(self) -> None:
+        for running in self.running():
+            if running.executor_id == self._worker_id:
+                self.resume(running.workflow_id, running.queue)
+
+    async def _prune(self, job_id: str) -> dict[str, Any]:
+        """The workflow `prune`: the pipeline's steps in order, each durable."""
+        await self._runner.park()
+        workflow_id = str(DBOS.workflow_id)
+        journal = self._runner.journal
+        job = await asyncio.to_thread(journal.begin, job_id, workflow_id, self._runner.profile)
+        if job is None:
+            return {"ran": False}
+        self._jobs[job_id] = job
+        try:
+            await self._steps(job)
+        except dbos_error.DBOSWorkflowCancelledError:
+            await asyncio.to_thread(journal.finish_cancel, job_id, workflow_id)
+            raise
+        finally:
+            self._jobs.pop(job_id, None)
+        return {"ran": True}
+
+    async def _steps(self, job: JobView) -> None:
+        results: dict[str, Mapping[str, Any]] = {}
+        for index, step in enumerate(self._runner.pipeline.steps):
+            if not step.when(results):
+                continue
+            answer = await DBOS.run_step_async(
+                {"name": step.name, "preemptible": True}, self._step, job, index, results
+            )
+            if answer["result"] is None:
+                return
+            results[step.name] = answer["result"]
+        await self._end(job, results)
+
+    async def _step(self, job: JobView, index: int, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        try:
+            return {"result": await self._runner.run_step(job, index, results)}
+        except Stopping:
+            await self._runner.park()
+            raise
+        except (Fenced, JobCancelled) as error:
+            # The one exception that DBOS does not record as the step's outcome: this execution is simply over.
+            raise dbos_error.DBOSWorkflowCancelledError(f"{type(error).__name__} {job.id}") from error
+
+    async def _end(self, job: JobView, results: Mapping[str, Mapping[str, Any]]) -> None:
+        journal = self._runner.journal
+        outcomes = [result["outcome"] for result in results.values() if result.get("outcome")]
+        try:
+            if outcomes:
+                await asyncio.to_thread(journal.succeed, job, outcomes[-1])
+            else:
+                await asyncio.to_thread(journal.fail, job, "internal_error", "No step gave the job an outcome.", {})
+        except (Fenced, JobCancelled) as error:
+            raise dbos_error.DBOSWorkflowCancelledError(f"{type(error).__name__} {job.id}") from error
+
+    async def _inspect(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """The workflow `inspect`: one durable step, whose answer is the workflow's."""
+        await self._runner.park()
+        return await DBOS.run_step_async({"name": kind, "preemptible": True}, self._look, kind, payload)
+
+    async def _look(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await inspect(self._runner, kind, payload)
+        except Stopping:
+            await self._runner.park()
+            raise

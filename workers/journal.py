@@ -1,0 +1,292 @@
+"""What a worker writes about a job. Every write is fenced: it happens only while the job is still this worker's."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from app.store.blobs import Blob, BlobStore
+from app.store.models import PruneJobRow
+from app.store.repositories import Artifacts, Datasets, Events, Holds, Jobs, Luts, Models
+from app.store.sessions import Database
+from lut.profile import DeviceProfile
+from secateur.schemas import JobStatus
+from workers.step import Output
+
+DATABASE_PATIENCE_S = 60.0
+RESULT = "result/"
+CHECKPOINT = "checkpoint/"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Fenced(Exception):
+    """The job belongs to another worker by now, or has ended: stop, and write nothing."""
+
+
+class JobCancelled(Exception):
+    """The user cancelled the job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView:
+    """A job as it was when this worker began it."""
+
+    id: str
+    workflow_id: str
+    attempt: int
+    spec: dict[str, Any]
+    """What every step is told, less `results`."""
+    inputs: dict[str, str]
+    """SHA-256 of the files that are there before the first step, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A file of the job that was stored as a blob and is to be recorded."""
+
+    name: str
+    blob: Blob
+    source: Path
+    media_type: str = "application/octet-stream"
+    hidden: bool = True
+
+
+def patient(write: "Callable[Concatenate[Journal, P], R]") -> "Callable[Concatenate[Journal, P], R]":
+    """Repeat a transaction while the database is away: a restart of the database is no reason to lose a step."""
+
+    def repeat(journal: "Journal", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        deadline = time.monotonic() + DATABASE_PATIENCE_S
+        while True:
+            try:
+                return write(journal, *args, **kwargs)
+            except DBAPIError as error:
+                # Before SQLAlchemy 2 or over a new connection a dead server shows as a plain OperationalError.
+                lost = error.connection_invalidated or type(error).__name__ == "OperationalError"
+                if not lost or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    return repeat
+
+
+class Journal:
+    """The jobs of one worker, in the database and the blob store. Its methods block: call them from a thread."""
+
+    def __init__(
+        self, database: Database, blobs: BlobStore, worker_id: str, device_id: str, limits: Mapping[str, float]
+    ) -> None:
+        self._database = database
+        self.blobs = blobs
+        self.worker_id = worker_id
+        self._device_id = device_id
+        self.limits = dict(limits)
+
+    @patient
+    def begin(self, job_id: str, workflow_id: str, profile: DeviceProfile) -> JobView | None:
+        """Take the job over; None when it has ended, was cancelled, or is run by another workflow since a retry."""
+        with self._database.write() as session:
+            jobs = Jobs(session)
+            row = jobs.get(job_id)
+            if row is None or row.workflow_id != workflow_id:
+                return None
+            if row.status == JobStatus.CANCELLING:
+                jobs.finish_cancel(job_id)
+            if not jobs.begin(job_id, self.worker_id):
+                return None
+            row = jobs.get(job_id)
+            assert row is not None
+            try:
+                return self._view(session, row, profile)
+            except LookupError as error:
+                jobs.fail(job_id, code="input_gone", detail=str(error.args[0]))
+                return None
+
+    def preflight_view(self, spec: Mapping[str, Any], profile: DeviceProfile) -> JobView:
+        """Return a view of a job that was not submitted; raises LookupError when its model or dataset is gone."""
+        with self._database.read() as session:
+            row = PruneJobRow(
+                id="preflight", workflow_id="", attempt=1, spec=dict(spec),
+                model_id=spec["model_id"], dataset_id=spec["dataset_id"],
+            )  # fmt: skip
+            return self._view(session, row, profile)
+
+    def _view(self, session: Session, row: PruneJobRow, profile: DeviceProfile) -> JobView:
+        model = Models(session).get(row.model_id or "")
+        dataset = Datasets(session).get(row.dataset_id or "")
+        if model is None or dataset is None:
+            raise LookupError("the job's model or dataset has been deleted")
+        profile = replace(profile, threads=row.spec["threads"], batch=row.spec["batch"])
+        inputs = {"model": model.sha256, "dataset.zip": dataset.sha256}
+        if table := Luts(session).find(self._device_id, profile.fingerprint):
+            inputs["known_table.json"] = table.blob_sha256
+        spec = {
+            "job": row.spec,
+            "model": _columns(model),
+            "dataset": _columns(dataset),
+            "profile": asdict(profile),
+            "limits": self.limits,
+        }
+        return JobView(id=row.id, workflow_id=row.workflow_id, attempt=row.attempt, spec=spec, inputs=inputs)
+
+    @patient
+    def check(self, job: JobView) -> None:
+        """Raise Fenced or JobCancelled unless the job is running and this worker's."""
+        with self._database.read() as session:
+            _fence(Jobs(session).get(job.id), job, self.worker_id)
+
+    @patient
+    def phase(self, job: JobView, phase: str) -> None:
+        """Record the phase."""
+        with self._fenced(job) as (session, row):
+            if row.phase != phase:
+                Jobs(session).set_phase(job.id, phase)
+
+    @patient
+    def progress(self, job: JobView, progress: float) -> None:
+        """Record the progress of the whole job, which never goes back."""
+        with self._fenced(job) as (session, row):
+            if progress > row.progress:
+                Jobs(session).set_progress(job.id, progress)
+
+    @patient
+    def event(self, job: JobView, kind: str, data: Mapping[str, Any]) -> None:
+        """Add a line to the job's history."""
+        with self._fenced(job) as (session, _):
+            Events(session).append(job.id, kind, data)
+
+    @patient
+    def artifacts(self, job: JobView) -> dict[str, str]:
+        """SHA-256 of everything the job has left so far, by name, hidden files included."""
+        with self._database.read() as session:
+            rows = [row for hidden in (False, True) for row in Artifacts(session).list(job.id, hidden=hidden)]
+            return {row.name: row.sha256 for row in rows}
+
+    @patient
+    def checkpoint(self, job: JobView, step: str, name: str, copy: Path) -> None:
+        """Keep a checkpoint of a step and forget the one before it."""
+        kept = Kept(name=f"{CHECKPOINT}{step}/{name}", blob=self.blobs.put_file(copy), source=copy)
+        with self._fenced(job) as (session, _):
+            before = Artifacts(session).get(job.id, kept.name)
+            old = before.sha256 if before else None
+            self._record(session, job, kept)
+            if old not in (None, kept.blob.sha256):
+                self._drop(session, str(old))
+
+    @patient
+    def finish_step(
+        self, job: JobView, step: str, result: Mapping[str, Any], files: list[Kept], progress: float
+    ) -> None:
+        """Record, in one transaction, that a step is done: its result, its files, the headline figures, the table."""
+        with self._fenced(job) as (session, row):
+            for kept in files:
+                self._record(session, job, kept)
+            if summary := result.get("summary"):
+                Jobs(session).set_summary(job.id, {**(row.summary or {}), **summary})
+            if table := result.get("lut"):
+                self._save_table(session, table, files)
+            for old in Artifacts(session).list(job.id, hidden=True):
+                if old.name.startswith(f"{CHECKPOINT}{step}/"):
+                    session.delete(old)
+                    self._drop(session, old.sha256)
+            Jobs(session).set_progress(job.id, progress)
+
+    @patient
+    def recall_step(self, job: JobView, result: Mapping[str, Any], progress: float) -> None:
+        """Count a step that an earlier attempt finished: a retried job begins with no figures and no progress."""
+        with self._fenced(job) as (session, row):
+            if summary := result.get("summary"):
+                Jobs(session).set_summary(job.id, {**(row.summary or {}), **summary})
+            if progress > row.progress:
+                Jobs(session).set_progress(job.id, progress)
+
+    @patient
+    def succeed(self, job: JobView, outcome: str) -> None:
+        """End the job well."""
+        with self._fenced(job) as (session, row):
+            Jobs(session).succeed(job.id, outcome=outcome, summary=row.summary or {})
+
+    @patient
+    def fail(self, job: JobView, code: str, detail: str, more: Mapping[str, Any]) -> None:
+        """End the job as failed; what helps to find the cause goes into its history."""
+        with self._fenced(job) as (session, _):
+            if more:
+                Events(session).append(job.id, "log", more)
+            Jobs(session).fail(job.id, code=code, detail=detail)
+
+    @patient
+    def finish_cancel(self, job_id: str, workflow_id: str) -> None:
+        """End a job whose cancelling was asked for; anything else is left as it is."""
+        with self._database.write() as session:
+            row = session.get(PruneJobRow, job_id, with_for_update=True)
+            if row is not None and row.status == JobStatus.CANCELLING and row.workflow_id == workflow_id:
+                Jobs(session).finish_cancel(job_id)
+
+    @patient
+    def hand_back(self, job: JobView) -> None:
+        """Leave the job to whoever is free, without counting a lost worker."""
+        with self._database.write() as session:
+            row = session.get(PruneJobRow, job.id, with_for_update=True)
+            if row is not None and row.worker_id == self.worker_id:
+                row.worker_id = None
+                Events(session).append(job.id, "log", {"text": "The worker stops; another one will go on."})
+
+    @contextmanager
+    def _fenced(self, job: JobView) -> Iterator[tuple[Session, PruneJobRow]]:
+        with self._database.write() as session:
+            # The row stays locked until the commit, so the job cannot be taken away between check and write.
+            row = session.get(PruneJobRow, job.id, with_for_update=True, populate_existing=True)
+            _fence(row, job, self.worker_id)
+            assert row is not None
+            yield session, row
+
+    def _record(self, session: Session, job: JobView, kept: Kept) -> None:
+        Holds(session).lock(kept.blob.sha256)
+        if not self.blobs.exists(kept.blob.sha256):
+            # Somebody dropped an equal file between our storing it and this transaction.
+            self.blobs.put_file(kept.source)
+        Artifacts(session).save(
+            job.id, kept.name, sha256=kept.blob.sha256, size_bytes=kept.blob.size_bytes,
+            media_type=kept.media_type, hidden=kept.hidden,
+        )  # fmt: skip
+
+    def _drop(self, session: Session, sha256: str) -> None:
+        session.flush()
+        Holds(session).lock(sha256)
+        if not Holds(session).is_referenced(sha256):
+            self.blobs.delete(sha256)
+
+    def _save_table(self, session: Session, table: Mapping[str, Any], files: list[Kept]) -> None:
+        blob = next(kept.blob for kept in files if kept.name == "table.json")
+        profile = DeviceProfile(**table["profile"])
+        Luts(session).save(
+            device_id=self._device_id, fingerprint=profile.fingerprint, profile=asdict(profile),
+            blob_sha256=blob.sha256,
+            **{name: table[name] for name in ("num_entries", "num_signatures", "step", "noise", "seconds")},
+        )  # fmt: skip
+
+
+def keep(blobs: BlobStore, output: Output, path: Path) -> Kept:
+    """Store an output a step left."""
+    return Kept(
+        name=output.name, blob=blobs.put_file(path), source=path, media_type=output.media_type, hidden=not output.public
+    )
+
+
+def _fence(row: PruneJobRow | None, job: JobView, worker_id: str) -> None:
+    if row is None or row.workflow_id != job.workflow_id:
+        raise Fenced(job.id)
+    if row.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
+        raise JobCancelled(job.id)
+    if row.worker_id != worker_id or row.status != JobStatus.RUNNING:
+        raise Fenced(job.id)
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return {column.name: getattr(row, column.name) for column in row.__table__.columns if column.name != "created_at"}

@@ -1,0 +1,86 @@
+"""The prune job, read from top to bottom."""
+
+from workers.step import Output, Pipeline, Results, Step
+
+JSON = "application/json"
+
+
+def feasible(results: Results) -> bool:
+    """Return True when the plan step found a network within the budget."""
+    return bool(results["plan"]["feasible"])
+
+
+PRUNE = Pipeline(
+    steps=(
+        Step(
+            name="prepare",
+            phase="validating",
+            weight=1,
+            inputs=("model", "dataset.zip"),
+            outputs=(Output(name="dense.onnx"),),
+            exclusive=True,
+        ),
+        Step(
+            name="profile",
+            phase="profiling",
+            weight=3,
+            inputs=("model", "dense.onnx"),
+            optional_inputs=("known_table.json",),
+            outputs=(Output(name="table.json", public=True, media_type=JSON),),
+            exclusive=True,
+        ),
+        Step(
+            name="score",
+            phase="scoring",
+            weight=1,
+            inputs=("model", "dataset.zip"),
+            outputs=(Output(name="saliency.npz"),),
+            exclusive=True,
+        ),
+        Step(
+            name="plan",
+            phase="solving",
+            weight=2,
+            inputs=("model", "dense.onnx", "table.json", "saliency.npz"),
+            outputs=(Output(name="plan.json", public=True, media_type=JSON),),
+            exclusive=True,
+        ),
+        Step(
+            name="reconstruct",
+            phase="slimming",
+            weight=1,
+            inputs=("model", "dataset.zip", "plan.json"),
+            outputs=(Output(name="repaired.safetensors"),),
+            exclusive=True,
+            when=feasible,
+        ),
+        Step(
+            name="finetune",
+            phase="finetuning",
+            weight=8,
+            inputs=("model", "dataset.zip", "plan.json", "repaired.safetensors"),
+            outputs=(Output(name="model.safetensors", public=True),),
+            exclusive=True,
+            when=feasible,
+        ),
+        Step(
+            name="export",
+            phase="exporting",
+            weight=1,
+            inputs=("model", "dataset.zip", "dense.onnx", "plan.json", "model.safetensors"),
+            outputs=(Output(name="model.onnx", public=True),),
+            exclusive=True,
+            when=feasible,
+        ),
+        Step(
+            name="report",
+            phase="exporting",
+            weight=0.1,
+            inputs=("plan.json",),
+            outputs=(
+                Output(name="report.json", public=True, media_type=JSON),
+                Output(name="report.html", public=True, media_type="text/html"),
+            ),
+        ),
+    )
+)

@@ -1,0 +1,154 @@
+"""The worker's side of a child process: start it, feed it signs of life, read its events, end it for sure."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers.child import Order
+
+LINE_LIMIT_BYTES = 64 << 20
+TAIL_BYTES = 8 << 10
+GRACE_S = 5.0
+ROOT = Path(__file__).resolve().parent.parent
+
+_SECRET = re.compile(
+    r"^(SECATEUR|DBOS|PG|AWS)_|^PG[A-Z]+$|DATABASE_URL|PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_KEY",
+    re.IGNORECASE,
+)
+
+OnEvent = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a child ended: with a result, or with a code that says why not."""
+
+    result: dict[str, Any] | None = None
+    code: str = ""
+    """Empty with a result; a StepProblem's code, `out_of_memory`, `step_crashed`, `step_killed` or `step_stalled`."""
+    detail: str = ""
+    errors: tuple[Mapping[str, str], ...] = ()
+    problem: bool = False
+    """True: the user's mistake (StepProblem), false: ours."""
+    retryable: bool = False
+    """True: somebody killed it or it fell silent, so another try may go well."""
+    log_tail: str = ""
+    """Last lines the child wrote to stderr."""
+
+
+def child_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment a child may see: everything but settings of ours, database access and secrets."""
+    env = {name: value for name, value in environ.items() if not _SECRET.search(name)}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
+    env["PYTHONUNBUFFERED"] = "1"
+    return env
+
+
+async def run_child(step: str, order: Order, on_event: OnEvent, *, stall_timeout_s: float, beat_s: float) -> Ending:
+    """Run one step body in a child of its own session and return how it ended.
+
+    However this returns or is cancelled, the child and all it started are dead when it does.
+    Must be awaited on an event loop whose thread lives as long as the worker: the kernel ties the child to that thread.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "workers.child", step,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=child_env(os.environ), cwd=order.workdir, start_new_session=True, limit=LINE_LIMIT_BYTES,
+    )  # fmt: skip
+    tail = bytearray()
+    tasks = [
+        asyncio.create_task(_reap(process)),
+        asyncio.create_task(_keep_tail(process, tail)),
+        asyncio.create_task(_speak(process, order, beat_s)),
+    ]
+    try:
+        last = await _listen(process, on_event, stall_timeout_s)
+        if last is None or last["event"] != "stalled":
+            await asyncio.wait(tasks[:2], timeout=GRACE_S)
+    finally:
+        _kill(process.pid)
+        await process.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return _ending(last, process.returncode or 0, tail.decode(errors="replace"), stall_timeout_s)
+
+
+async def _listen(
+    process: asyncio.subprocess.Process, on_event: OnEvent, stall_timeout_s: float
+) -> dict[str, Any] | None:
+    """Hand every event on and return the one that ends the step; None when the child just died."""
+    assert process.stdout is not None
+    while True:
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), stall_timeout_s)
+        except TimeoutError:
+            return {"event": "stalled"}
+        if not line:
+            return None
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # half a line, cut by the child's death
+        if event["event"] in ("result", "problem", "crash"):
+            return dict(event)
+        await on_event(event)
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    """When the child ends, end what it started: a grandchild would hold the pipes and the device open."""
+    await process.wait()
+    _kill(process.pid)
+
+
+async def _keep_tail(process: asyncio.subprocess.Process, tail: bytearray) -> None:
+    assert process.stderr is not None
+    while chunk := await process.stderr.read(1 << 16):
+        tail += chunk
+        del tail[:-TAIL_BYTES]
+
+
+async def _speak(process: asyncio.subprocess.Process, order: Order, beat_s: float) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(ConnectionError):
+        process.stdin.write(order.to_line())
+        while True:
+            await process.stdin.drain()
+            await asyncio.sleep(beat_s)
+            process.stdin.write(b"\n")
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _ending(last: dict[str, Any] | None, returncode: int, tail: str, stall_timeout_s: float) -> Ending:
+    match last:
+        case {"event": "result", "result": result}:
+            return Ending(result=result)
+        case {"event": "problem", "code": code, "detail": detail, "errors": errors}:
+            return Ending(code=code, detail=detail, errors=tuple(errors), problem=True)
+        case {"event": "stalled"}:
+            detail = f"The step said nothing for {stall_timeout_s:g} s and was ended."
+            return Ending(code="step_stalled", detail=detail, retryable=True, log_tail=tail)
+        case {"event": "crash", "type": "MemoryError"}:
+            return Ending(code="out_of_memory", detail="The step ran out of memory.", log_tail=tail)
+        case {"event": "crash", "type": kind, "detail": detail}:
+            return Ending(code="step_crashed", detail=f"{kind}: {detail}", log_tail=tail)
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        hint = "; most often the machine ran out of memory" if returncode == -signal.SIGKILL else ""
+        detail = f"The step's process was ended by {name}{hint}."
+        # SIGSEGV and its like are the step's own doing and would come again.
+        retryable = -returncode in (signal.SIGKILL, signal.SIGTERM)
+        return Ending(code="step_killed", detail=detail, retryable=retryable, log_tail=tail)
+    return Ending(code="step_crashed", detail=f"The step's process ended with exit code {returncode}.", log_tail=tail)

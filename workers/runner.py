@@ -1,0 +1,268 @@
+"""Run one step in a child process: place its inputs, follow its events, keep its outputs."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.store.blobs import BlobStore
+from lut.profile import DeviceProfile
+from workers import scratch
+from workers.child import Order
+from workers.journal import CHECKPOINT, RESULT, Fenced, JobCancelled, JobView, Journal, Kept, keep
+from workers.process import Ending, OnEvent, run_child
+from workers.scratch import Scratch
+from workers.step import Pipeline, Results, Step
+
+log = structlog.get_logger(__name__)
+
+CHILD_TRIES = 2
+"""Runs of a step whose child is killed or stalls before the job fails; a crash of its own is not repeated."""
+WATCH_EVERY_S = 0.3
+PROGRESS_EVERY_S = 0.5
+PROGRESS_STEP = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long the runner waits for what."""
+
+    stall_timeout_s: float
+    """Silence of a child after which it is ended."""
+    silence_timeout_s: float
+    """Silence of this worker after which a child ends itself."""
+    beat_s: float
+    """How often a child is shown that this worker lives."""
+
+
+class Stopping(Exception):
+    """The worker is stopping: the child is dead, the work goes back to the queue."""
+
+
+class Runner:
+    """Runs steps and inspections for one worker, on its event loop."""
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        journal: Journal,
+        folders: Scratch,
+        profile: DeviceProfile,
+        device_lock: Path,
+        timing: Timing,
+    ) -> None:
+        self.pipeline = pipeline
+        self.journal = journal
+        self.profile = profile
+        self._folders = folders
+        self._device_lock = str(device_lock)
+        self._timing = timing
+        self._stopping = asyncio.Event()
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Where inputs come from and outputs go to."""
+        return self.journal.blobs
+
+    async def stop(self) -> None:
+        """End every child; return when none is left. Their steps go on from the last checkpoint, elsewhere or later."""
+        self._stopping.set()
+        await self._idle.wait()
+
+    async def park(self) -> None:
+        """Wait for the end of the process when the worker is stopping: the engine must not see this work end."""
+        if self._stopping.is_set():
+            await asyncio.Event().wait()
+
+    async def run_step(self, job: JobView, index: int, results: Results) -> dict[str, Any] | None:
+        """Run step `index` of the job unless it is done already; return its result, or None when the job failed.
+
+        Raises Fenced, JobCancelled and Stopping, always after the child is gone.
+        """
+        step = self.pipeline.steps[index]
+        try:
+            return await self._run_step(job, index, step, results)
+        except (Fenced, JobCancelled, Stopping):
+            raise
+        except Exception as error:
+            log.exception("step broke", action="step", job_id=job.id, step=step.name)
+            await asyncio.to_thread(self.journal.fail, job, "internal_error", f"{type(error).__name__}: {error}", {})
+            return None
+
+    async def _run_step(self, job: JobView, index: int, step: Step, results: Results) -> dict[str, Any] | None:
+        stored = await asyncio.to_thread(self.journal.artifacts, job)
+        if done := stored.get(f"{RESULT}{step.name}"):
+            # A retried job, or the worker died after recording the step here and before the engine had noted it.
+            result = dict(json.loads(self.blobs.read_bytes(done)))
+            await asyncio.to_thread(self.journal.recall_step, job, result, self.pipeline.progress(index, 1.0))
+            return result
+        await asyncio.to_thread(self.journal.phase, job, step.phase)
+        for run in range(CHILD_TRIES):
+            async with self._folder(f"{job.id}-{step.name}") as folder:
+                stored = await asyncio.to_thread(self.journal.artifacts, job)
+                await asyncio.to_thread(self._place, folder, step, {**job.inputs, **stored})
+                order = self._order(step, folder, {**job.spec, "results": results}, job.attempt + run)
+                events = _Events(self, job, index, folder)
+                ending = await self.supervise(step.name, order, events.take, lambda: self.journal.check(job))
+                if ending.result is not None:
+                    return await asyncio.to_thread(self._finish, job, index, step, folder, ending.result)
+            if not ending.retryable or run + 1 == CHILD_TRIES:
+                break
+            await asyncio.to_thread(self.journal.event, job, "warning", {"code": ending.code, "text": ending.detail})
+        more = {"text": ending.log_tail, "errors": list(ending.errors)} if ending.log_tail or ending.errors else {}
+        await asyncio.to_thread(self.journal.fail, job, ending.code, ending.detail, more)
+        return None
+
+    async def run_inspection(self, name: str, spec: Mapping[str, Any], inputs: Mapping[str, str]) -> Ending:
+        """Run the body of an inspection, which belongs to no job; raises Stopping."""
+        step = Step(name=name, phase="", weight=1, inputs=tuple(inputs))
+
+        async def ignore(event: dict[str, Any]) -> None:
+            del event
+
+        async with self._folder(name) as folder:
+            await asyncio.to_thread(self._place, folder, step, inputs)
+            return await self.supervise(name, self._order(step, folder, spec, 1), ignore, lambda: None)
+
+    async def supervise(self, name: str, order: Order, take: OnEvent, check: Callable[[], None]) -> Ending:
+        """Run a child until it ends, the worker stops (Stopping), or `check`, asked again and again, raises."""
+
+        async def watch() -> None:
+            while not self._stopping.is_set():
+                await asyncio.to_thread(check)
+                await _wait(self._stopping, WATCH_EVERY_S)
+            raise Stopping
+
+        async def child() -> Ending:
+            timing = self._timing
+            return await run_child(name, order, take, stall_timeout_s=timing.stall_timeout_s, beat_s=timing.beat_s)
+
+        return await _first(child(), watch())
+
+    @asynccontextmanager
+    async def _folder(self, label: str) -> AsyncIterator[Path]:
+        if self._stopping.is_set():
+            raise Stopping
+        self._busy += 1
+        self._idle.clear()
+        folder = await asyncio.to_thread(self._folders.make, label)
+        try:
+            yield folder
+        finally:
+            # Not in a thread: this also runs while the loop is torn down.
+            self._folders.remove(folder)
+            self._busy -= 1
+            if not self._busy:
+                self._idle.set()
+
+    def _order(self, step: Step, folder: Path, spec: Mapping[str, Any], attempt: int) -> Order:
+        return Order(
+            package=self.pipeline.package,
+            workdir=str(folder),
+            spec=dict(spec),
+            seed=int(spec.get("job", {}).get("seed", 0)),
+            attempt=attempt,
+            device_lock=self._device_lock if step.exclusive else None,
+            silence_timeout_s=self._timing.silence_timeout_s,
+        )
+
+    def _place(self, folder: Path, step: Step, files: Mapping[str, str]) -> None:
+        for name in (*step.inputs, *step.optional_inputs):
+            if name in files:
+                scratch.place(self.blobs.path(files[name]), folder, name)
+            elif name in step.inputs:
+                raise LookupError(f"step {step.name} needs {name}, which no step has left")
+        prefix = f"{CHECKPOINT}{step.name}/"
+        for name, sha256 in files.items():
+            if name.startswith(prefix) and self.blobs.exists(sha256):
+                scratch.restore(self.blobs.path(sha256), folder, name.removeprefix(prefix))
+
+    def _finish(
+        self, job: JobView, index: int, step: Step, folder: Path, result: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        files = []
+        for output in step.outputs:
+            path = scratch.found(folder, output.name)
+            if path is not None:
+                files.append(keep(self.blobs, output, path))
+            elif not output.optional:
+                self.journal.fail(job, "output_missing", f"Step {step.name} ended without leaving {output.name}.", {})
+                return None
+        path = folder / ".result.json"
+        path.write_text(json.dumps(result, allow_nan=False))
+        files.append(Kept(name=f"{RESULT}{step.name}", blob=self.blobs.put_file(path), source=path))
+        self.journal.finish_step(job, step.name, result, files, self.pipeline.progress(index, 1.0))
+        return result
+
+
+class _Events:
+    """Takes the events of one step's child into the job's history."""
+
+    def __init__(self, runner: Runner, job: JobView, index: int, folder: Path) -> None:
+        self._runner, self._job, self._index, self._folder = runner, job, index, folder
+        self._said_at, self._said, self._waits = 0.0, 0.0, False
+
+    async def take(self, event: dict[str, Any]) -> None:
+        journal, job = self._runner.journal, self._job
+        match event:
+            case {"event": "phase", "phase": phase}:
+                await asyncio.to_thread(journal.phase, job, phase)
+            case {"event": "progress", "fraction": fraction}:
+                await self._progress(self._runner.pipeline.progress(self._index, fraction))
+            case {"event": "log", "text": text}:
+                await asyncio.to_thread(journal.event, job, "log", {"text": text})
+            case {"event": "metric", "values": values}:
+                await asyncio.to_thread(journal.event, job, "metric", values)
+            case {"event": "warning", "code": code, "text": text}:
+                await asyncio.to_thread(journal.event, job, "warning", {"code": code, "text": text})
+            case {"event": "checkpoint", "name": name, "file": file}:
+                await asyncio.to_thread(self._checkpoint, name, file)
+            case {"event": "waiting"} if not self._waits:
+                self._waits = True
+                await asyncio.to_thread(
+                    journal.event, job, "log", {"text": "Waiting for the device: another job has it."}
+                )
+
+    async def _progress(self, progress: float) -> None:
+        now = time.monotonic()
+        if now - self._said_at >= PROGRESS_EVERY_S and progress - self._said >= PROGRESS_STEP:
+            self._said_at, self._said = now, progress
+            await asyncio.to_thread(self._runner.journal.progress, self._job, progress)
+
+    def _checkpoint(self, name: str, file: str) -> None:
+        scratch.inside(self._folder, name)
+        if copy := scratch.taken(self._folder, file):
+            step = self._runner.pipeline.steps[self._index].name
+            self._runner.journal.checkpoint(self._job, step, name, copy)
+            copy.unlink()
+
+
+async def _first(work: Coroutine[Any, Any, Ending], watch: Coroutine[Any, Any, None]) -> Ending:
+    """Return what `work` returns, unless `watch` raises first; neither runs on when this returns."""
+    tasks = asyncio.create_task(work), asyncio.create_task(watch)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            tasks[1].result()
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return

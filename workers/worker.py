@@ -1,0 +1,134 @@
+"""One worker process from boot to end: registers, takes over what older boots of its slot left, works, hands back."""
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import NoReturn
+from uuid import uuid4
+
+import structlog
+
+from app.migrate import migrate
+from app.settings import Settings
+from app.store.blobs import BlobStore
+from app.store.repositories import Devices, Workers
+from app.store.sessions import Database
+from lut.profile import DeviceProfile
+from workers.engine import Engine
+from workers.heartbeat import Heartbeat, Reaper
+from workers.journal import Journal
+from workers.locks import device_lock, hold_slot
+from workers.runner import Runner, Timing
+from workers.scratch import Scratch
+from workers.step import Pipeline
+
+log = structlog.get_logger(__name__)
+
+EXIT_LOST = 75
+"""Exit code of a worker that was declared dead while it lived: start it again."""
+LIMITS = ("max_zip_entries", "max_zip_bytes", "max_zip_ratio", "max_image_pixels")
+
+
+def run_worker(
+    settings: Settings, *, slot: int, device: str, device_class: str, profile: DeviceProfile, pipeline: Pipeline
+) -> None:
+    """Work until SIGTERM or SIGINT; raise SlotTaken when another process of this machine has the slot.
+
+    `device` is the physical device, whose lock the children hold; jobs come from the queue of its `device_class`.
+    `profile` is the device as `workers.device.describe` returns it.
+    """
+    lock = hold_slot(settings.lock_folder, slot, settings.url)
+    try:
+        migrate(settings)
+        worker = _Worker(settings, slot, device, device_class, profile, pipeline)
+        asyncio.run(worker.run())
+    finally:
+        os.close(lock)
+
+
+class _Worker:
+    def __init__(
+        self,
+        settings: Settings,
+        slot: int,
+        device: str,
+        device_class: str,
+        profile: DeviceProfile,
+        pipeline: Pipeline,
+    ) -> None:
+        boot = uuid4().hex
+        self._slot = f"{socket.gethostname()}/{slot}"
+        self._id = f"{self._slot}:{boot}"
+        self._settings = settings
+        self._device_class = device_class
+        self._profile = profile
+        self._pipeline = pipeline
+        self._device_lock = device_lock(settings.lock_folder, device)
+        self._database = Database(settings.url)
+        self._scratch = Scratch(settings.home / "scratch", self._slot, boot)
+
+    async def run(self) -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        older = self._register()
+        self._scratch.sweep()
+        engine = self._engine()
+        reaper = Reaper(self._database, engine, max_attempts=self._settings.max_attempts)
+        heartbeat = Heartbeat(
+            self._database, reaper, self._id, on_lost=self._lost,
+            every_s=self._settings.worker_heartbeat_s, timeout_s=self._settings.worker_timeout_s,
+        )  # fmt: skip
+        await engine.launch()
+        heartbeat.start()
+        await asyncio.to_thread(reaper.reap, older)
+        log.info("worker is ready", action="worker_ready", worker_id=self._id)
+        await stop.wait()
+        log.info("worker stops", action="worker_stop", worker_id=self._id)
+        await engine.stop()
+        await asyncio.to_thread(heartbeat.stop)
+        with self._database.write() as session:
+            Workers(session).stop(self._id)
+        await asyncio.to_thread(engine.close)
+        self._scratch.close()
+        self._database.close()
+
+    def _register(self) -> list[str]:
+        """Insert this boot and declare older boots of its slot dead (we hold its lock, so they are); return them."""
+        profile, device = self._profile, self._device_class
+        with self._database.write() as session:
+            workers = Workers(session)
+            workers.register(self._id, slot=self._slot, device_id=device)
+            Devices(session).register(
+                device, name=device, hardware=profile.hardware,
+                runtime=profile.runtime, runtime_version=profile.runtime_version,
+            )  # fmt: skip
+            return workers.declare_older_boots_dead(self._slot, self._id)
+
+    def _engine(self) -> Engine:
+        settings = self._settings
+        limits = {name: getattr(settings, name) for name in LIMITS}
+        blobs = BlobStore(Path(settings.blobs_folder))
+        runner = Runner(
+            pipeline=self._pipeline,
+            journal=Journal(self._database, blobs, self._id, self._device_class, limits),
+            folders=self._scratch,
+            profile=self._profile,
+            device_lock=self._device_lock,
+            timing=Timing(
+                stall_timeout_s=settings.stall_timeout_s,
+                silence_timeout_s=settings.worker_timeout_s,
+                beat_s=settings.worker_heartbeat_s,
+            ),
+        )
+        return Engine(
+            runner, url=settings.url, version=settings.queue_version, worker_id=self._id,
+            device_id=self._device_class, inspect_timeout_s=settings.inspect_timeout_s, log_level=settings.log_level,
+        )  # fmt: skip
+
+    def _lost(self) -> NoReturn:
+        """Stop at once: the work is in other hands by now. The children die with this process."""
+        log.critical("declared dead by another worker", action="worker_lost", worker_id=self._id)
+        os._exit(EXIT_LOST)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 _ROUNDS = 30
+_MIN_SPREAD = 1.25
+_MAX_OFFSET = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,8 @@ def fit(predicted_us: Sequence[float], measured_us: Sequence[float]) -> Calibrat
 
     Minimises the sum of |scale * p + offset - m| / m by iteratively re-weighted least squares: relative errors,
     because budgets are relative, and absolute values, because one disturbed measurement must not move the fit. With
-    one network, or with predictions that hardly differ (spread below 10 %), or when the fit would make the scale or a
-    prediction negative, the offset is 0 and the scale the median ratio.
+    one network, or predictions within 25 % of each other, or a fit that no device could have (a negative scale, an
+    offset above half of the fastest network), the offset is 0 and the scale the median ratio.
 
     Parameters: `predicted_us`, `measured_us` [networks], > 0. Raises ValueError for none, different lengths, or
     values that are not positive.
@@ -39,9 +41,9 @@ def fit(predicted_us: Sequence[float], measured_us: Sequence[float]) -> Calibrat
     if not (np.isfinite(predicted) & np.isfinite(measured) & (predicted > 0) & (measured > 0)).all():
         raise ValueError("predictions and measurements must be positive numbers")
     scale, offset = float(np.median(measured / predicted)), 0.0
-    if predicted.size > 1 and predicted.max() > 1.1 * predicted.min():
+    if predicted.size > 1 and predicted.max() > _MIN_SPREAD * predicted.min():
         slope, intercept = _least_absolute(predicted, measured)
-        if slope > 0 and slope * predicted.min() + intercept > 0:
+        if slope > 0 and abs(intercept) <= _MAX_OFFSET * measured.min():
             scale, offset = slope, intercept
     residual = np.median(np.abs(scale * predicted + offset - measured) / measured)
     return Calibration(scale=scale, offset_us=offset, residual=float(residual))

@@ -135,7 +135,7 @@ class _Capture(fx.Interpreter):
 
 
 def output_rows(value: Tensor, positions: Tensor | None, channels_last: bool) -> Tensor:
-    """Return [r, C] from [b, C, H, W] (or [b, ..., C]) at `positions` [b, p] of the grid; [b, C] as it is without any."""
+    """Return [r, C] from [b, C, H, W] or [b, ..., C] at `positions` [b, p] of the grid; [b, C] as it is without any."""
     if positions is None:
         return value
     flat = value.flatten(1, -2) if channels_last else value.flatten(2).transpose(1, 2)

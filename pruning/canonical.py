@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from pruning.modules import ChannelPad, ChannelSelect
-from pruning.nodes import arguments, source
+from pruning.nodes import arguments, module_of, source
+from pruning.shapes import set_shapes, values_at
 
 _ALIASES: dict[Any, Callable[..., Any]] = {
     torch.add: operator.add, operator.iadd: operator.add, torch.mul: operator.mul, operator.imul: operator.mul,
@@ -83,15 +83,8 @@ def tidy(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def annotate(module: fx.GraphModule, input_shape: tuple[int, int, int]) -> None:
-    """Set `meta["shape"]` of every tensor node, at batch size 1, without computing anything."""
-    _set_shapes(values_at(module, (1, *input_shape)))
-
-
-def _set_shapes(values: dict[fx.Node, Any]) -> None:
-    for node, value in values.items():
-        node.meta.pop("shape", None)
-        if isinstance(value, Tensor):
-            node.meta["shape"] = tuple(value.shape)
+    """Set `meta["shape"]` of every tensor node, at batch size 1."""
+    set_shapes(values_at(module, (1, *input_shape)))
 
 
 def become_module(module: fx.GraphModule, node: fx.Node, child: nn.Module, args: tuple[Any, ...]) -> None:
@@ -99,20 +92,6 @@ def become_module(module: fx.GraphModule, node: fx.Node, child: nn.Module, args:
     target = f"functions.{node.name}"
     module.add_submodule(target, child)
     node.op, node.target, node.args, node.kwargs = "call_module", target, args, {}
-
-
-def values_at(module: fx.GraphModule, shape: tuple[int, ...]) -> dict[fx.Node, Any]:
-    """Return every node's value for an input of `shape` [batch, C, H, W]: numbers, and tensors without data."""
-    values: dict[fx.Node, Any] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            values[n] = result = super().run_node(n)
-            return result
-
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        Recorder(module, garbage_collect_values=False).run(torch.empty(shape))
-    return values
 
 
 def _rename_call(node: fx.Node) -> None:
@@ -156,7 +135,7 @@ def _fold_integers(module: fx.GraphModule, input_shape: tuple[int, int, int]) ->
                 replace_argument(user, node, value)
         if node.target is torch.reshape and _flattens(node, one) and _flattens(node, two):
             node.target, node.args, node.kwargs = torch.flatten, (node.args[0], 1), {}
-    _set_shapes(one)
+    set_shapes(one)
     module.graph.eliminate_dead_code()
 
 
@@ -219,7 +198,9 @@ def _rewrite_selection(module: fx.GraphModule, node: fx.Node) -> None:
     expected = torch.arange(_numel(before))
     if not torch.equal(expected.reshape(before)[:, index], positions):
         return
-    if torch.equal(index, torch.arange(before[1])):
+    if isinstance(earlier := module_of(module, origin), ChannelSelect):
+        index, origin = earlier.index[index], source(origin)
+    if torch.equal(index, torch.arange(origin.meta["shape"][1])):
         node.replace_all_uses_with(origin)
     else:
         become_module(module, node, ChannelSelect(index), (origin,))

@@ -53,7 +53,7 @@ class FinetuneOptions:
 
 
 def schedule(step: int, num_steps: int) -> float:
-    """Return the share of the learning rate at a step: a linear warm-up over the first twentieth, then half a cosine."""
+    """Return the share of the learning rate at a step: a short linear warm-up, and half a cosine over all steps."""
     warm_up = max(1, num_steps // 20)
     return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 

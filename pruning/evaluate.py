@@ -97,7 +97,7 @@ def class_rows(
         predictions: predicted rows int64 [n] of training images of each wanted folder.
 
     Raises:
-        DataError: `no_class_map` when no source settles it, `bad_class_map` when the one that was given cannot be right.
+        DataError: `no_class_map` when no source settles it, `bad_class_map` when the given one cannot be right.
     """
     if class_map is not None:
         return _with_agreement(_given(class_map, wanted, num_outputs), "given", predictions)

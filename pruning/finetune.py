@@ -1,7 +1,7 @@
 """Fine-tuning of a slimmed network: never returns a worse one than it was given.
 
-AdamW at a learning rate found by a short range test, cosine decay, the epoch chosen on the selection split with the start
-as epoch 0. A run is a function of its seed: every epoch draws its batches from (seed, epoch) alone, so a run that
+AdamW at a learning rate found by a short range test, cosine decay, the epoch chosen on the selection split with the
+start as epoch 0. A run is a function of its seed: every epoch draws its batches from (seed, epoch) alone, so a run that
 resumes from its checkpoint goes on exactly where the other stopped.
 """
 

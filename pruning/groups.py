@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from pruning.ids import Identities, identify, varying_axes
+from pruning.ids import Identities, identify
+from pruning.labels import varying_axes
 from pruning.network import ChannelCount, CouplingGroup, Keep, Network, Slot
 
 _Membership = tuple[int, tuple[tuple[int, int], ...], str]

@@ -17,8 +17,8 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 from torchvision.ops import StochasticDepth
 
-from pruning.modules import PER_CHANNEL, ChannelPad, ChannelSelect
 from pruning.labels import components, shrunk, varying_axes
+from pruning.modules import PER_CHANNEL, ChannelPad, ChannelSelect
 from pruning.network import Network
 
 CONSTANT = 0
@@ -231,10 +231,10 @@ class _Run(fx.Interpreter):
                 self.freeze(wide[a], "spreads one channel over many")
             if constant or stretched:
                 return wide[b].expand(shape)
-        a, b = (shrunk(x) for x in wide)
-        small = np.broadcast_shapes(a.shape, b.shape)
-        self.equate(a.expand(small), b.expand(small))
-        return torch.where(a == CONSTANT, b, a).expand(shape)
+        left, right = shrunk(wide[0]), shrunk(wide[1])
+        small = np.broadcast_shapes(left.shape, right.shape)
+        self.equate(left.expand(small), right.expand(small))
+        return torch.where(left == CONSTANT, right, left).expand(shape)
 
     def concatenated(self, tensors: Any, dim: int = 0) -> Tensor:
         parts = [shrunk(x, but=dim) for x in tensors]

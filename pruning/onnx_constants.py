@@ -12,9 +12,10 @@ from pruning.onnx_builder import Op, UnsupportedOnnx
 MAX_CONSTANT = 1 << 24
 """No computed constant may have more elements."""
 _OPERATORS = {
-    "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal",
-    "Expand", "Flatten", "Floor", "Gather", "Greater", "Identity", "Less", "Max", "Min", "Mod", "Mul", "Neg",
-    "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceProd", "Reshape", "Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+    "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
+    "Flatten", "Floor", "Gather", "Greater", "Identity", "Less", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or",
+    "Pow", "Range", "Reciprocal", "ReduceProd", "Reshape", "Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub",
+    "Tile", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 
 

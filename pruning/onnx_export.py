@@ -1,7 +1,7 @@
 """Writes a traced network as an ONNX graph of a fixed batch size, node by node, with BatchNorm folded.
 
-A walk of our own: the vocabulary of `pruning.canonical` is small, the result is deterministic, it takes milliseconds, so
-that every candidate network can be exported and measured.
+A walk of our own: the vocabulary of `pruning.canonical` is small, the result is deterministic, it takes milliseconds:
+every candidate network can be exported and measured.
 """
 
 from typing import Any

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from pruning.canonical import values_at
 from pruning.network import Network
 from pruning.nodes import arguments, source
 from pruning.onnx_writer import Writer
+from pruning.shapes import values_at
 
 _BINARY: dict[Any, str] = {
     operator.add: "Add",
@@ -34,7 +34,7 @@ class NoRule(Exception):
 
 
 class Values:
-    """What the nodes of a network are in an ONNX graph: value names for tensors, numbers for sizes, tuples for several."""
+    """What the nodes of a network are in an ONNX graph: names for tensors, numbers for sizes, tuples for several."""
 
     def __init__(self, network: Network, batch: int) -> None:
         self.module = network.module

@@ -13,12 +13,12 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import TensorProto, numpy_helper
 from torch import fx, nn
 
-from pruning.canonical import values_at
 from pruning.network import Network
 from pruning.onnx_builder import Builder, Op, UnsupportedOnnx
 from pruning.onnx_constants import foldable, folded
 from pruning.onnx_patterns import gelus
 from pruning.onnx_rules import RULES
+from pruning.shapes import values_at
 from pruning.trace import finish
 
 MIN_OPSET = 9

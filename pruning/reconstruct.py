@@ -1,6 +1,6 @@
 """Least-squares repair of a slimmed network: no labels, no training, a few hundred images (method section 8).
 
-Layer after layer, in graph order, the weights of every convolution and linear layer that lost input channels are solved
+Layer after layer, in graph order, the weights of every convolution and linear layer whose input has changed are solved
 again, so that on the slimmed network's own activations the layer gives what the dense layer gave. Where the layer ends
 in a residual add, the target is the dense sum minus the slimmed network's other branch, so that each block also repairs
 what the blocks before it got wrong.
@@ -23,13 +23,11 @@ from pruning.activations import NodeRunner, Targets, Wanted, input_rows, output_
 from pruning.data import Split
 from pruning.evaluate import Accuracy, accuracy
 from pruning.modules import ChannelAffine
+from pruning.moments import Moments
 from pruning.network import CouplingGroup, Keep, Network
 
 NUM_IMAGES = 256
-RIDGE = 0.01
-"""Share of the mean diagonal of the inputs' covariance that is added to the diagonal."""
 MEMORY_BYTES = 2 << 30
-DEPTHWISE = False
 DEAD_SCALE = 1e-6
 """A channel whose BatchNorm scale is this small beside the largest cannot be repaired through it."""
 
@@ -131,70 +129,13 @@ def keep_better(before: Network, after: Network, selection: Split) -> tuple[Netw
     return after if better else before, old, new
 
 
-@dataclass(kw_only=True)
-class _Moments:
-    """Second moments of a layer's inputs and targets, float64, for each part g of a grouped convolution."""
-
-    xx: Tensor
-    """[g, d, d]"""
-    xy: Tensor
-    """[g, d, o]"""
-    yy: Tensor
-    """[g, o]"""
-    sx: Tensor
-    """[g, d]"""
-    sy: Tensor
-    """[g, o]"""
-    num_rows: int = 0
-
-    @classmethod
-    def zeros(cls, parts: int, inputs: int, outputs: int) -> "_Moments":
-        """Return empty moments."""
-        shapes = ((inputs, inputs), (inputs, outputs), (outputs,), (inputs,), (outputs,))
-        xx, xy, yy, sx, sy = (torch.zeros(parts, *shape, dtype=torch.float64) for shape in shapes)
-        return cls(xx=xx, xy=xy, yy=yy, sx=sx, sy=sy)
-
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in rows x [r, g * d] and y [r, g * o]."""
-        x = x.view(len(x), len(self.xx), -1).transpose(0, 1)
-        y = y.reshape(len(y), len(self.xx), -1).transpose(0, 1)
-        self.xx += (x.transpose(1, 2) @ x).double()
-        self.xy += (x.transpose(1, 2) @ y).double()
-        self.yy += y.double().square().sum(1)
-        self.sx += x.sum(1, dtype=torch.float64)
-        self.sy += y.sum(1, dtype=torch.float64)
-        self.num_rows += x.shape[1]
-
-    def solve(self, start: Tensor, intercept: bool) -> tuple[Tensor, Tensor]:
-        """Return V [g, d, o] and c [g, o], the ridge pulling V to `start`."""
-        mean_x, mean_y = (s / self.num_rows * intercept for s in (self.sx, self.sy))
-        covariance = self.xx / self.num_rows - mean_x[:, :, None] * mean_x[:, None, :]
-        cross = self.xy / self.num_rows - mean_x[:, :, None] * mean_y[:, None, :]
-        diagonal = covariance.diagonal(dim1=1, dim2=2)
-        damped = covariance + torch.diag_embed(
-            (RIDGE * diagonal.mean(1, keepdim=True)).clamp(min=1e-12).expand_as(diagonal)
-        )
-        solved = start + torch.linalg.solve(damped, cross - covariance @ start)
-        return solved, mean_y - (solved * mean_x[:, :, None]).sum(1)
-
-    def error(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return the mean squared distance [g, o] between `x @ weight + bias` and y."""
-        squared = (weight * (self.xx @ weight)).sum(1) + self.yy - 2 * (weight * self.xy).sum(1)
-        linear = (weight * self.sx[:, :, None]).sum(1) - self.sy
-        return ((squared + 2 * bias * linear) / self.num_rows + bias.square()).clamp(min=0)
-
-    def variance(self) -> Tensor:
-        """Return the variance [g, o] of y."""
-        return (self.yy / self.num_rows - (self.sy / self.num_rows).square()).clamp(min=0)
-
-
 def _solve(task: _Task, modules: Mapping[str, nn.Module], runner: NodeRunner, targets: Targets) -> LayerFit:
     """Solve one layer and write its weights, and its bias or the shift of the affine map behind it."""
     layer, affine = task.layer, modules[task.affine] if task.affine else None
     parts = layer.groups if isinstance(layer, nn.Conv2d) else 1
     scale, shift = _scale_and_shift(affine, len(layer.weight))
     alive = scale.abs() > DEAD_SCALE * scale.abs().max()
-    moments = _Moments.zeros(parts, layer.weight[0].numel(), len(layer.weight) // parts)
+    moments = Moments.zeros(parts, layer.weight[0].numel(), len(layer.weight) // parts)
     for chunk, (y, positions) in enumerate(zip(*targets.take(task.node.name), strict=True)):
         if task.other is not None:
             other = output_rows(runner.values(task.other)[chunk], positions, isinstance(layer, nn.Linear))
@@ -276,7 +217,7 @@ def _tasks(
 
 
 def _changed(dense: fx.GraphModule, slimmed: fx.GraphModule) -> list[fx.Node]:
-    """Return the slimmed graph's nodes, in order, whose input is not what the dense network's was, cut channels aside."""
+    """Return the slimmed graph's nodes, in order, whose input is no longer what the dense network gives them."""
     old, new = dict(dense.named_modules()), dict(slimmed.named_modules())
     read = {node.name: [source.name for source in node.all_input_nodes] for node in dense.graph.nodes}
     changed: dict[fx.Node, None] = {}
@@ -301,8 +242,8 @@ def _why_not(layer: nn.Conv2d | nn.Linear, num_calls: int, in_dense: bool) -> st
         return "the layer is used at several places"
     if not in_dense:
         return "the layer has no counterpart in the dense network"
-    if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1 and not DEPTHWISE:
-        return "depthwise"
+    if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
+        return "it is depthwise: no channel it reads was cut"
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
         return "its padding is not a number of zeros"
     return ""
@@ -331,6 +272,6 @@ def _kept_outputs(module: str, num_outputs: int, groups: Sequence[CouplingGroup]
     mask = np.ones(num_outputs, dtype=bool)
     for group in groups:
         for slot in group.slots:
-            if group.id in keep and slot.module == module and slot.axis == "out":
+            if group.id in keep and slot.module == module and slot.axis != "in":
                 mask[np.delete(slot.index, keep[group.id], axis=0).ravel()] = False
     return torch.from_numpy(np.flatnonzero(mask))

@@ -6,9 +6,10 @@ A figure that could not be taken is null.
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 SCHEMA_VERSION = 1
@@ -201,6 +202,11 @@ def render_html(report: Mapping[str, Any]) -> str:
     Args:
         report: what `build_report` returned, possibly read back from JSON.
     """
+    return _template().render(report=Report(**report))
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("pruning"),
         autoescape=True,
@@ -209,7 +215,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(ms=format_ms, percent=format_percent, short=format_short, points=format_points)
-    return environment.get_template("report.html").render(report=Report(**report))
+    return environment.get_template("report.html")
 
 
 def format_ms(value: float | None) -> str:
@@ -231,10 +237,10 @@ def format_points(value: float | None) -> str:
 
 
 def format_short(value: float | None) -> str:
-    """Return a count with a unit of thousands: 4.09 G, 853 k."""
+    """Return a number to three digits with a unit of thousands: 4.09 G, 853 k, 0.0312."""
     if value is None:
         return "–"
     power = 0 if value < 1000 else min(len(UNITS) - 1, int(math.log10(value) / 3))
     scaled = value / 1000**power
-    text = f"{scaled:.0f}" if power == 0 or scaled >= 100 else f"{scaled:.3g}"
+    text = f"{scaled:.0f}" if scaled >= 100 else f"{scaled:.3g}"
     return f"{text} {UNITS[power]}".strip()

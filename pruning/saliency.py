@@ -17,7 +17,7 @@ from torch.nn import functional
 from pruning.modules import ChannelAffine
 from pruning.network import CouplingGroup, Network, Slot
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, ChannelAffine)  # noqa: SLF001 - the common base has no public name
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, ChannelAffine)  # noqa: SLF001 - no public base
 CONVS = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001
 Gradients = Mapping[str, Tensor]
 """dL/dp by parameter name of `Network.module`."""
@@ -159,7 +159,7 @@ class _WeightScorer(_Scorer, ABC):
         """Return the score of every weight, in the shape of `weight`."""
 
     def sums(self, num_batches: int) -> dict[str, np.ndarray]:
-        """Return the sum over the unit's coupled weights: its filters, its slices in consumers, its depthwise kernels."""
+        """Return the sum over the unit's coupled weights: filters, slices in consumers, depthwise kernels."""
         for group in self.groups:
             for slot in group.slots:
                 module = self.modules[slot.module]

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from pruning.canonical import annotate
 from pruning.groups import Coupling
+from pruning.labels import varying_axes
 from pruning.modules import ChannelAffine, ChannelGather, ChannelPad
 from pruning.network import CouplingGroup, Keep, Network
 from pruning.nodes import module_of, source
@@ -49,7 +50,6 @@ def slim(network: Network, groups: Sequence[CouplingGroup], keep: Keep) -> Netwo
     for node in small.graph.nodes:
         _shrink_node(small, node, coupling, stay)
     small.recompile()
-    annotate(small, network.input_shape)
     return replace(network, module=small)
 
 
@@ -113,10 +113,10 @@ def head_module(network: Network) -> str:
                 return str(node.target)
             if list(module.parameters()) or isinstance(module, ChannelGather):
                 break
-        parent = next((a for a in node.all_input_nodes if "shape" in a.meta), None)
-        if parent is None or parent.meta["shape"][1] != network.num_outputs:
+        parents = [parent for parent in node.all_input_nodes if "shape" in parent.meta]
+        if len(parents) != 1 or parents[0].meta["shape"][1] != network.num_outputs:
             break
-        node = parent
+        node = parents[0]
     raise ValueError(f"no linear or convolutional layer gives the logits directly: `{node.name}` stands in the way")
 
 
@@ -155,8 +155,8 @@ def _per_channel(module: nn.Module, axis: str) -> list[str]:
 
 def _columns(module: nn.Module, positions: Tensor) -> Tensor:
     """Return which columns of the weight hold these input channels: every convolution group has the same ones."""
-    per_group = _tensor(module, "weight").shape[1]
-    return torch.unique(positions % per_group)
+    columns = _tensor(module, "weight").shape[1]
+    return torch.from_numpy(np.unique(positions.numpy() % columns))
 
 
 def _take(module: nn.Module, axis: str, positions: Tensor) -> None:
@@ -200,7 +200,9 @@ def _line(coupling: Coupling, node_name: str, stay: np.ndarray) -> Tensor:
 
 
 def _shrink_node(small: fx.GraphModule, node: fx.Node, coupling: Coupling, stay: np.ndarray) -> None:
-    """Correct what a node says about channel positions or counts."""
+    """Correct what a node says about channel positions and counts, and its shape."""
+    if node.name in coupling.identities.tensors:
+        node.meta["shape"] = _kept_shape(coupling.identities.tensors[node.name], stay)
     child = module_of(small, node)
     if isinstance(child, ChannelGather):
         kept_in, kept_out = (_line(coupling, name, stay) for name in (source(node).name, node.name))
@@ -209,12 +211,19 @@ def _shrink_node(small: fx.GraphModule, node: fx.Node, coupling: Coupling, stay:
         new = torch.where(index >= 0, rank[index], -1)
         small.set_submodule(str(node.target), type(child)(new))
     elif node.op == "call_function" and node.target is torch.reshape:
-        node.args = (node.args[0], _new_sizes(node.args[1], coupling.identities.tensors[node.name], stay))
+        node.args = (node.args[0], _new_sizes(node.args[1], node.meta["shape"]))
 
 
-def _new_sizes(sizes: Any, ids: Tensor, stay: np.ndarray) -> tuple[Any, ...]:
-    """Return the sizes of a reshape with constants cut to what stays of each axis."""
-    kept = torch.from_numpy(stay)[ids]
-    counts = [int(kept.transpose(0, d).flatten(1).any(1).sum()) for d in range(kept.ndim)]
-    fixed = [isinstance(size, int) and size > 0 and d > 0 for d, size in enumerate(sizes)]
-    return tuple(count if own else size for size, count, own in zip(sizes, counts, fixed, strict=True))
+def _new_sizes(sizes: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Return the sizes of a reshape: constants follow the new shape, but for -1 and what depends on the batch."""
+    fixed = [isinstance(size, int) and size > 0 and axis > 0 for axis, size in enumerate(sizes)]
+    return tuple(new if own else size for size, new, own in zip(sizes, shape, fixed, strict=True))
+
+
+def _kept_shape(ids: Tensor, stay: np.ndarray) -> tuple[int, ...]:
+    """Return the shape of what stays of a tensor: its channels lie along one axis at most."""
+    shape = list(ids.shape)
+    for axis in varying_axes(ids):
+        line = ids[tuple(slice(None) if d == axis else 0 for d in range(ids.ndim))]
+        shape[axis] = int(stay[line.numpy()].sum())
+    return tuple(shape)

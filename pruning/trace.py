@@ -61,7 +61,7 @@ def finish(module: fx.GraphModule, input_shape: tuple[int, int, int]) -> Network
     shape = output_node(module).meta.get("shape")
     if shape is None or len(shape) != 2 or shape[0] != 1:
         raise NotTraceable(f"the network must give one row of logits for each image, it gives {shape}")
-    return Network(module=module, input_shape=input_shape, num_outputs=shape[1])
+    return Network(module=module.eval(), input_shape=input_shape, num_outputs=shape[1])
 
 
 def output_node(module: fx.GraphModule) -> fx.Node:

@@ -18,9 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument("--slot", type=int, default=0, help="number of this worker on this machine")
     parser.add_argument("--device", default="local", help="physical device it measures and trains on")
-    parser.add_argument(
-        "--class", dest="device_class", help="queue it takes jobs from; by default the device's"
-    )
+    parser.add_argument("--class", dest="device_class", help="queue it takes jobs from; by default the device's")
     options = parser.parse_args()
     settings = Settings()
     configure_logs(settings)

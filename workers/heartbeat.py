@@ -6,13 +6,16 @@ queues. A reaper may die at any point of this: what it left is found by the next
 is not live is nobody's.
 """
 
+import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -25,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 ACTIVE = [status for status in JobStatus if not status.ended]
 CLEAN_EVERY_S = 600.0
+LONG_S = 365 * 86400.0
 PAGE = 200
 
 
@@ -63,18 +67,29 @@ class Queues(Protocol):
         ...
 
 
+class EndProcess(Protocol):
+    """Kills the process of a worker when it runs on this machine and is not ourselves."""
+
+    def __call__(self, worker_id: str, *, only_stopped: bool) -> None:
+        """`only_stopped`: only if the process is frozen (SIGSTOP)."""
+        ...
+
+
 class Reaper:
     """Passes on what dead workers held."""
 
-    def __init__(self, database: Database, queues: Queues, *, max_attempts: int) -> None:
+    def __init__(self, database: Database, queues: Queues, end_process: EndProcess, *, max_attempts: int) -> None:
         self._database = database
         self._queues = queues
+        self._end_process = end_process
         self._max_attempts = max_attempts
 
     def reap(self, dead: Iterable[str]) -> None:
         """Count the loss in the jobs of these workers, declared dead by the caller, and give their work back."""
         for worker_id in dead:
             log.warning("worker is dead", action="reap", worker_id=worker_id)
+            # On this machine a frozen process would keep the device from its heir.
+            self._end_process(worker_id, only_stopped=False)
             with self._database.write() as session:
                 for row in Jobs(session).active_of_worker(worker_id):
                     self._lose(session, row, worker_id)
@@ -146,8 +161,9 @@ class Heartbeat(threading.Thread):
 
     def __init__(
         self,
-        database: Database,
+        url: str,
         reaper: Reaper,
+        end_process: EndProcess,
         worker_id: str,
         *,
         every_s: float,
@@ -155,8 +171,9 @@ class Heartbeat(threading.Thread):
         on_lost: Callable[[], None],
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._database = database
+        self._database = _impatient(url, timeout_s / 3)
         self._reaper = reaper
+        self._end_process = end_process
         self._worker_id = worker_id
         self._every_s = every_s
         self._timeout_s = timeout_s
@@ -174,11 +191,23 @@ class Heartbeat(threading.Thread):
                 self._beat()
             except DBAPIError as error:
                 log.warning("heartbeat failed", action="heartbeat", error=str(error.orig))
+                with contextlib.suppress(DBAPIError):
+                    self._end_frozen()
+        self._database.close()
 
     def stop(self) -> None:
         """Beat no more; return when the last beat is over."""
         self._leaving.set()
         self.join()
+
+    def _end_frozen(self) -> None:
+        """Kill frozen workers of this machine: on SQLite one that was stopped inside a transaction stops everybody."""
+        with self._database.read() as session:
+            workers = Workers(session)
+            fresh = {row.id for row in workers.live(self._timeout_s)}
+            silent = [row.id for row in workers.live(LONG_S) if row.id not in fresh]
+        for worker_id in silent:
+            self._end_process(worker_id, only_stopped=True)
 
     def _beat(self) -> None:
         with self._database.write() as session:
@@ -206,6 +235,18 @@ class Heartbeat(threading.Thread):
         if now - self._cleaned_at >= CLEAN_EVERY_S:
             self._cleaned_at = now
             self._reaper.clean()
+
+
+def _impatient(url: str, patience_s: float) -> Database:
+    """Return the database as one that says within `patience_s` that it is locked: a late beat is worse than none."""
+    database = Database(url, pool_size=1)
+    if database.engine.dialect.name == "sqlite":
+
+        @event.listens_for(database.engine, "connect")
+        def connect(connection: sqlite3.Connection, record: Any) -> None:
+            connection.execute(f"PRAGMA busy_timeout={int(patience_s * 1000)}")
+
+    return database
 
 
 def _live(session: Session, worker_id: str) -> bool:

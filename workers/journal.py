@@ -176,14 +176,15 @@ class Journal:
             before = Artifacts(session).get(job.id, kept.name)
             old = before.sha256 if before else None
             self._record(session, job, kept)
-            if old not in (None, kept.blob.sha256):
-                self._drop(session, str(old))
+        if old not in (None, kept.blob.sha256):
+            self._drop([str(old)])
 
     @patient
     def finish_step(
         self, job: JobView, step: str, result: Mapping[str, Any], files: list[Kept], progress: float
     ) -> None:
         """Record, in one transaction, that a step is done: its result, its files, the headline figures, the table."""
+        dropped: list[str] = []
         with self._fenced(job) as (session, row):
             for kept in files:
                 self._record(session, job, kept)
@@ -194,8 +195,9 @@ class Journal:
             for old in Artifacts(session).list(job.id, hidden=True):
                 if old.name.startswith(f"{CHECKPOINT}{step}/"):
                     session.delete(old)
-                    self._drop(session, old.sha256)
+                    dropped.append(old.sha256)
             Jobs(session).set_progress(job.id, progress)
+        self._drop(dropped)
 
     @patient
     def recall_step(self, job: JobView, result: Mapping[str, Any], progress: float) -> None:
@@ -256,11 +258,13 @@ class Journal:
             media_type=kept.media_type, hidden=kept.hidden,
         )  # fmt: skip
 
-    def _drop(self, session: Session, sha256: str) -> None:
-        session.flush()
-        Holds(session).lock(sha256)
-        if not Holds(session).is_referenced(sha256):
-            self.blobs.delete(sha256)
+    def _drop(self, sha256s: list[str]) -> None:
+        """Delete files that nothing refers to any more; only after the commit that made it so, or a crash loses both."""
+        for sha256 in sha256s:
+            with self._database.write() as session:
+                Holds(session).lock(sha256)
+                if not Holds(session).is_referenced(sha256):
+                    self.blobs.delete(sha256)
 
     def _save_table(self, session: Session, table: Mapping[str, Any], files: list[Kept]) -> None:
         blob = next(kept.blob for kept in files if kept.name == "table.json")

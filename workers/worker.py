@@ -19,7 +19,7 @@ from lut.profile import DeviceProfile
 from workers.engine import Engine
 from workers.heartbeat import Heartbeat, Reaper
 from workers.journal import Journal
-from workers.locks import device_lock, hold_slot
+from workers.locks import Slots, device_lock
 from workers.runner import Runner, Timing
 from workers.scratch import Scratch
 from workers.step import Pipeline
@@ -39,13 +39,10 @@ def run_worker(
     `device` is the physical device, whose lock the children hold; jobs come from the queue of its `device_class`.
     `profile` is the device as `workers.device.describe` returns it.
     """
-    lock = hold_slot(settings.lock_folder, slot, settings.url)
-    try:
+    worker = _Worker(settings, slot, device, device_class, profile, pipeline)
+    with worker.slots.hold(slot, worker.id):
         migrate(settings)
-        worker = _Worker(settings, slot, device, device_class, profile, pipeline)
         asyncio.run(worker.run())
-    finally:
-        os.close(lock)
 
 
 class _Worker:
@@ -60,12 +57,13 @@ class _Worker:
     ) -> None:
         boot = uuid4().hex
         self._slot = f"{socket.gethostname()}/{slot}"
-        self._id = f"{self._slot}:{boot}"
+        self.id = f"{self._slot}:{boot}"
         self._settings = settings
         self._device_class = device_class
         self._profile = profile
         self._pipeline = pipeline
         self._device_lock = device_lock(settings.lock_folder, device)
+        self.slots = Slots(folder=settings.lock_folder, database_url=settings.url)
         self._database = Database(settings.url)
         self._scratch = Scratch(settings.home / "scratch", self._slot, boot)
 
@@ -76,21 +74,21 @@ class _Worker:
         older = self._register()
         self._scratch.sweep()
         engine = self._engine()
-        reaper = Reaper(self._database, engine, max_attempts=self._settings.max_attempts)
+        reaper = Reaper(self._database, engine, self._end_process, max_attempts=self._settings.max_attempts)
         heartbeat = Heartbeat(
-            self._database, reaper, self._id, on_lost=self._lost,
+            self._settings.url, reaper, self._end_process, self.id, on_lost=self._lost,
             every_s=self._settings.worker_heartbeat_s, timeout_s=self._settings.worker_timeout_s,
         )  # fmt: skip
         await engine.launch()
         heartbeat.start()
         await asyncio.to_thread(reaper.reap, older)
-        log.info("worker is ready", action="worker_ready", worker_id=self._id)
+        log.info("worker is ready", action="worker_ready", worker_id=self.id)
         await stop.wait()
-        log.info("worker stops", action="worker_stop", worker_id=self._id)
+        log.info("worker stops", action="worker_stop", worker_id=self.id)
         await engine.stop()
         await asyncio.to_thread(heartbeat.stop)
         with self._database.write() as session:
-            Workers(session).stop(self._id)
+            Workers(session).stop(self.id)
         await asyncio.to_thread(engine.close)
         self._scratch.close()
         self._database.close()
@@ -100,12 +98,12 @@ class _Worker:
         profile, device = self._profile, self._device_class
         with self._database.write() as session:
             workers = Workers(session)
-            workers.register(self._id, slot=self._slot, device_id=device)
+            workers.register(self.id, slot=self._slot, device_id=device)
             Devices(session).register(
                 device, name=device, hardware=profile.hardware,
                 runtime=profile.runtime, runtime_version=profile.runtime_version,
             )  # fmt: skip
-            return workers.declare_older_boots_dead(self._slot, self._id)
+            return workers.declare_older_boots_dead(self._slot, self.id)
 
     def _engine(self) -> Engine:
         settings = self._settings
@@ -113,7 +111,7 @@ class _Worker:
         blobs = BlobStore(Path(settings.blobs_folder))
         runner = Runner(
             pipeline=self._pipeline,
-            journal=Journal(self._database, blobs, self._id, self._device_class, limits),
+            journal=Journal(self._database, blobs, self.id, self._device_class, limits),
             folders=self._scratch,
             profile=self._profile,
             device_lock=self._device_lock,
@@ -124,11 +122,17 @@ class _Worker:
             ),
         )
         return Engine(
-            runner, url=settings.url, version=settings.queue_version, worker_id=self._id,
+            runner, url=settings.url, version=settings.queue_version, worker_id=self.id,
             device_id=self._device_class, inspect_timeout_s=settings.inspect_timeout_s, log_level=settings.log_level,
         )  # fmt: skip
 
+    def _end_process(self, worker_id: str, *, only_stopped: bool) -> None:
+        slot, _, _ = worker_id.rpartition(":")
+        host, _, number = slot.rpartition("/")
+        if host == socket.gethostname() and slot != self._slot:
+            self.slots.end_holder(int(number), worker_id, only_stopped=only_stopped)
+
     def _lost(self) -> NoReturn:
         """Stop at once: the work is in other hands by now. The children die with this process."""
-        log.critical("declared dead by another worker", action="worker_lost", worker_id=self._id)
+        log.critical("declared dead by another worker", action="worker_lost", worker_id=self.id)
         os._exit(EXIT_LOST)

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-WIDTHS = tuple(range(9, 73))
-"""Neighbouring channel counts at which the stair is looked for: 64 of them, so stairs up to 32 wide are seen at least
-twice.
+WIDTHS = tuple(range(9, 75))
+"""Neighbouring channel counts at which the stair is looked for: 64, so stairs up to 32 wide are seen twice, and two
+more.
 """
 _SHARP = 0.25
+_SPARE = 2
 
 
 def stair_step(widths: np.ndarray, cost_us: np.ndarray) -> int:
@@ -22,7 +23,8 @@ def stair_step(widths: np.ndarray, cost_us: np.ndarray) -> int:
     Parameters: `widths` int [n] ascending neighbours, `cost_us` float [n], what one producer and one consumer of that
     many channels cost.
     """
-    least = np.minimum.accumulate(cost_us[::-1])[::-1]
+    # The widest have hardly a wider one to lean on, so they only support the others.
+    least, widths = np.minimum.accumulate(cost_us[::-1])[::-1][:-_SPARE], widths[:-_SPARE]
     total = float(((least - least.mean()) ** 2).sum())
     if total <= 0:
         return 1

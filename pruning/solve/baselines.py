@@ -15,6 +15,9 @@ from pruning.solve.factors import Choice, Graph, build_graph
 from pruning.solve.master import solve_master
 from pruning.solve.price import DoesNotSplitError, Pricer
 
+ROUNDING = 1e-6
+"""Units by which `fraction * width` may miss the whole number it stands for."""
+
 
 def uniform(problem: Problem, *, seed: int = 0, tolerance: float = 1e-3, time_limit_s: float = 30.0) -> Plan:
     """Return the plan that keeps the same fraction of every group: the largest fraction that meets the budgets.
@@ -23,12 +26,14 @@ def uniform(problem: Problem, *, seed: int = 0, tolerance: float = 1e-3, time_li
     """
     run = Run(solver="uniform", seed=seed, tolerance=tolerance, time_limit_s=time_limit_s)
     dense = {group.id: group.widths[-1] for group in problem.groups}
-    fractions = sorted({width / dense[group.id] for group in problem.groups for width in group.widths}, reverse=True)
+    fractions = sorted({1.0, *(w / group.widths[-1] for group in problem.groups for w in group.widths)}, reverse=True)
 
     def plans() -> Iterator[dict[str, int]]:
         for fraction in fractions:
             yield {
-                group.id: max((w for w in group.widths if w <= fraction * dense[group.id]), default=group.widths[0])
+                group.id: max(
+                    (w for w in group.widths if w <= fraction * dense[group.id] + ROUNDING), default=group.widths[0]
+                )
                 for group in problem.groups
             }
 

@@ -117,6 +117,9 @@ class _Builder:
         self.sums: dict[tuple[tuple[int, int], ...], _Sum] = {}
         self.unit = _unit(problem)
         self.factors: list[Factor] = []
+        # A constant nothing: the graph has a table even when every group is frozen. It is absorbed otherwise.
+        num_budgets = 1 + len(problem.other_budgets)
+        self.add((), np.zeros(1, dtype=np.int64), np.zeros((num_budgets, 1), dtype=np.int64), None)
 
     def scaled(self, value: np.ndarray) -> np.ndarray:
         return np.ceil(np.asarray(value, dtype=np.float64) / self.unit).astype(np.int64)
@@ -236,7 +239,7 @@ def build_graph(problem: Problem, quantum: int = 1) -> Graph:
     """Return the problem as factors; tables without a choice of their own are added into a table that covers them.
 
     With a quantum above 1, sums of channels within one of its multiples are one choice, and a layer gets its best entry
-    over all counts a choice may stand for: a smaller graph that bounds the problem (value from above, costs from below).
+    over all counts a choice may stand for: a smaller graph that bounds the problem (value above, costs below).
     """
     builder = _Builder(problem, quantum)
     builder.add_groups()

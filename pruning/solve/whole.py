@@ -21,7 +21,7 @@ from pruning.solve.price import DoesNotSplitError, Pricer
 
 WINDOW_CHOICES = 8
 """Widths per group in a window, fewer when even that does not split."""
-WINDOW_CEILINGS = (1 << 18, 1 << 21)
+WINDOW_CEILINGS = (1 << 19, 1 << 22)
 """Largest table inside a window: small windows until they stop improving, then larger ones."""
 MAX_QUANTUM = 1 << 12
 """Coarsest rounding of channel sums tried for a bound."""

@@ -1,6 +1,7 @@
 """A service in a temporary home: its database, its queue, and worker processes that tests start, watch and kill."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from secateur.schemas import JobStatus
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 60.0
+CHECKPOINT = "checkpoint/work/state/checkpoint.json"
 
 T = TypeVar("T")
 
@@ -47,6 +49,7 @@ class Service:
     """One service; `close` ends every worker that a test left running."""
 
     def __init__(self, folder: Path, url: str, **settings: object) -> None:
+        self._folder = folder
         self.home = folder / "home"
         values: dict[str, Any] = {
             "home": self.home,
@@ -77,24 +80,42 @@ class Service:
         self.queue.close()
         self.database.close()
 
-    def start_worker(self, slot: int = 0, device: str = "local") -> subprocess.Popen[bytes]:
-        """Start a worker process that runs the toy job."""
+    def start_worker(self, slot: int = 0, locks: str = "locks") -> subprocess.Popen[bytes]:
+        """Start a worker process that runs the toy job; workers with other `locks` are as if on another machine."""
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
         environment = {**os.environ, **self._environment, "PYTHONPATH": path, "A_SECRET": "x"}
-        command = [sys.executable, "-m", "toy_steps", str(slot), device]
+        environment["SECATEUR_LOCK_FOLDER"] = str(self._folder / locks)
+        command = [sys.executable, "-m", "toy_steps", str(slot)]
         worker = subprocess.Popen(command, env=environment, cwd=ROOT)
         self._workers.append(worker)
         return worker
 
-    def submit(self, *, ticks: int = 3, tick_s: float = 0.05, act: str = "") -> str:
-        """Submit a toy job and return its id."""
-        toy = {"ledger": str(self.ledger_path), "ticks": ticks, "tick_s": tick_s, "act": act}
+    def submit(self, *, ticks: int = 3, tick_s: float = 0.02, hold: int | None = None, act: str = "") -> str:
+        """Submit a toy job and return its id; see `toy_steps.work` for what it can be asked to do."""
+        toy = {"ledger": str(self.ledger_path), "ticks": ticks, "tick_s": tick_s, "hold": hold, "act": act}
         with self.database.write() as session:
             job = Jobs(session).add(
                 name="toy", spec={"threads": 1, "batch": 1, "seed": 0, "toy": toy}, device_id="local", **self._inputs
             )
             self.queue.enqueue_prune(session, job_id=job.id, workflow_id=job.workflow_id, device_id="local")
             return job.id
+
+    def held(self, job_id: str) -> int:
+        """Process id of the job's child once it holds and all its checkpoints are stored."""
+        line = self.wait_for("held")
+        hold = self.job(job_id).spec["toy"]["hold"]
+
+        def stored() -> bool:
+            with self.database.read() as session:
+                row = Artifacts(session).get(job_id, CHECKPOINT)
+            if row is None or not self.blobs.exists(row.sha256):
+                return False
+            with contextlib.suppress(FileNotFoundError):  # replaced by the next one just now
+                return bool(json.loads(self.blobs.read_bytes(row.sha256)) == {"done": hold})
+            return False
+
+        eventually(stored, "the last checkpoint")
+        return int(line[-1])
 
     def cancel(self, job_id: str) -> None:
         """Cancel as the API does."""

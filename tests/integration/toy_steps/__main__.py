@@ -1,4 +1,4 @@
-"""`python -m toy_steps <slot> [<device>]`: a worker that runs the toy job."""
+"""`python -m toy_steps <slot>`: a worker that runs the toy job."""
 
 import sys
 
@@ -13,5 +13,6 @@ PROFILE = DeviceProfile(hardware="toy", runtime="none", runtime_version="0", thr
 if __name__ == "__main__":
     settings = Settings()
     configure_logs(settings)
-    device = sys.argv[2] if len(sys.argv) > 2 else "local"
-    run_worker(settings, slot=int(sys.argv[1]), device=device, device_class="local", profile=PROFILE, pipeline=PIPELINE)
+    run_worker(
+        settings, slot=int(sys.argv[1]), device="local", device_class="local", profile=PROFILE, pipeline=PIPELINE
+    )

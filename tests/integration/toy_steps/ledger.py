@@ -10,3 +10,8 @@ def write(spec: dict[str, Any], *words: object) -> None:
     line = " ".join(str(word) for word in (*words, os.getpid())) + "\n"
     with Path(spec["toy"]["ledger"]).open("a") as file:
         file.write(line)
+
+
+def has(spec: dict[str, Any], word: str) -> bool:
+    """Whether any process has written a line that begins with `word`."""
+    return any(line.startswith(word + " ") for line in Path(spec["toy"]["ledger"]).read_text().splitlines())

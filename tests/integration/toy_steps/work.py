@@ -13,13 +13,16 @@ from workers.context import StepContext, StepProblem
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    """Tick `ticks` times, `tick_s` apart."""
+    """Tick `ticks` times, `tick_s` apart; the first run that comes to the tick `hold` stays there, to be killed."""
     toy = context.spec["job"]["toy"]
     checkpoint = context.path("state/checkpoint.json")
     done = json.loads(checkpoint.read_text())["done"] if checkpoint.exists() else 0
     ledger.write(context.spec["job"], "work", "from", done)
     misbehave(context, toy.get("act", ""))
     for tick in range(done, toy["ticks"]):
+        if tick == toy["hold"] and not ledger.has(context.spec["job"], "held"):
+            ledger.write(context.spec["job"], "held")
+            time.sleep(60)
         time.sleep(toy["tick_s"])
         ledger.write(context.spec["job"], "tick", tick)
         checkpoint.parent.mkdir(exist_ok=True)

@@ -1,7 +1,10 @@
 """Uniform, random, threshold and plain CP-SAT plans."""
 
+from dataclasses import replace
+
 from bench._shapes import resnet_problem
 from pruning.check import check
+from pruning.problem import Problem
 from pruning.solve import SOLVERS
 from pruning.solve.baselines import magnitude, random, uniform
 from tests.unit.pruning.knapsacks import knapsack
@@ -34,6 +37,14 @@ def test_every_named_solver_answers_under_its_name() -> None:
         check(problem, plan)
         assert plan.solver == name
         assert plan.found
+
+
+def test_nothing_to_prune_is_a_plan_or_infeasible() -> None:
+    problem = Problem(groups=(), layers=(), group_value={}, budget_ns=10, fixed_latency_ns=10)
+    for solver in SOLVERS.values():
+        assert solver(problem).status == "optimal"
+        late = solver(replace(problem, budget_ns=9))
+        assert (late.status, late.min_achievable_ns) == ("infeasible", 10)
 
 
 def test_baselines_admit_that_they_found_nothing() -> None:

@@ -17,6 +17,7 @@ PROFILE = DeviceProfile(hardware="toy", runtime="none", runtime_version="0", thr
 class Store:
     """A migrated database and a blob store."""
 
+    url: str
     database: Database
     blobs: BlobStore
     inputs: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,52 @@
+"""The calibration finds the line between predictions and measurements and is not led astray."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lut.calibrate import fit
+
+
+def test_one_network_gives_a_scale_alone() -> None:
+    calibration = fit([100.0], [120.0])
+    assert (calibration.scale, calibration.offset_us, calibration.residual) == (1.2, 0.0, 0.0)
+
+
+@given(scale=st.floats(0.5, 2.0), offset=st.floats(-100.0, 100.0))
+def test_an_exact_line_is_found(scale: float, offset: float) -> None:
+    predicted = np.array([1000.0, 2000.0, 3500.0, 5000.0])
+    calibration = fit(predicted, scale * predicted + offset)
+    assert calibration.scale == pytest.approx(scale, rel=1e-4)
+    assert calibration.offset_us == pytest.approx(offset, abs=1.0)
+    assert calibration.residual == pytest.approx(0.0, abs=1e-4)
+
+
+def test_one_disturbed_measurement_does_not_move_the_line() -> None:
+    predicted = np.array([1000.0, 2000.0, 3000.0, 4000.0, 5000.0])
+    measured = 1.1 * predicted + 50.0
+    measured[2] *= 2.0
+    calibration = fit(predicted, measured)
+    assert calibration.scale == pytest.approx(1.1, rel=1e-3)
+    assert calibration.apply(1000.0) == pytest.approx(1150.0, rel=1e-3)
+
+
+def test_networks_of_one_size_give_a_scale_alone() -> None:
+    calibration = fit([100.0, 102.0, 101.0], [120.0, 121.0, 122.0])
+    assert calibration.offset_us == 0.0
+    assert calibration.scale == pytest.approx(1.2, rel=0.02)
+
+
+@pytest.mark.parametrize("measured", [[200.0, 100.0], [10.0, 400.0], [150.0, 160.0]])
+def test_a_line_that_no_network_could_have_is_not_used(measured: list[float]) -> None:
+    calibration = fit([100.0, 200.0], measured)
+    assert calibration.offset_us == 0.0
+    assert calibration.scale > 0
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured"), [([], []), ([1.0], [1.0, 2.0]), ([0.0], [1.0]), ([1.0], [float("nan")])]
+)
+def test_what_cannot_be_fitted_is_refused(predicted: list[float], measured: list[float]) -> None:
+    with pytest.raises(ValueError, match="predict"):
+        fit(predicted, measured)

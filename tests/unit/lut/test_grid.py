@@ -1,0 +1,54 @@
+"""The coarse grid is small, contains its corners, and grows exactly where interpolation fails."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lut.interpolate import Surface
+from lut.measure.grid import first_plan
+from lut.request import GridRequest
+from lut.signature import OpSignature
+
+CONV = OpSignature(kind="conv", height=8, width=8)
+COUNTS = tuple(range(16, 513, 16))
+REQUEST = GridRequest(signature=CONV, c_ins=COUNTS, c_outs=COUNTS)
+
+
+def measured(plan_points: list[tuple[int, int]], bend: int = 10**9) -> dict[tuple[int, int], float]:
+    return {(i, o): 1.0 + 0.01 * i + 0.02 * o + 0.05 * max(0, o - bend) for i, o in plan_points}
+
+
+def test_a_plane_needs_a_handful_of_points_and_no_second_pass() -> None:
+    plan = first_plan(REQUEST, 16)
+    points = plan.points() + plan.probes()
+    assert len(points) <= 17 < len(REQUEST.pairs()) / 50
+    assert plan.refined(measured(points), 0.04) == plan
+
+
+def test_a_bend_gets_a_line_where_it_is_and_nowhere_else() -> None:
+    plan = first_plan(REQUEST, 16)
+    refined = plan.refined(measured(plan.points() + plan.probes(), bend=400), 0.04)
+    assert refined.c_ins == plan.c_ins
+    assert set(refined.c_outs) - set(plan.c_outs) == {
+        min(o for _, o in plan.probes() if o > 300 and o not in plan.c_outs)
+    }
+
+
+@given(
+    c_ins=st.sets(st.integers(1, 200), min_size=1, max_size=20),
+    c_outs=st.sets(st.integers(1, 200), min_size=1, max_size=20),
+    step=st.sampled_from([1, 8, 16]),
+)
+def test_the_first_plan_covers_everything_asked_for(c_ins: set[int], c_outs: set[int], step: int) -> None:
+    request = GridRequest(signature=CONV, c_ins=tuple(c_ins), c_outs=tuple(c_outs))
+    surface = Surface(measured(first_plan(request, step).points()))
+    assert all(surface.covers(i, o) for i, o in request.pairs())
+
+
+@given(counts=st.sets(st.integers(1, 200), min_size=1, max_size=20))
+def test_a_paired_request_stays_on_its_diagonal(counts: set[int]) -> None:
+    request = GridRequest(signature=CONV, c_ins=tuple(counts), c_outs=tuple(counts), paired=True)
+    plan = first_plan(request, 8)
+    points = plan.points() + plan.probes()
+    assert all(i == o for i, o in points)
+    refined = plan.refined({(i, i): float(i**3) for i, _ in points}, 0.04)
+    assert set(plan.points()) <= set(refined.points()) <= set(request.pairs())

@@ -1,0 +1,52 @@
+"""Interleaving gives everybody a turn in every round; disturbed runs are kept but do not count."""
+
+import numpy as np
+import pytest
+
+from lut.measure.timing import Timed, interleave, relative_scatter
+
+
+def test_every_round_gives_everybody_a_turn_in_turning_order() -> None:
+    calls: list[str] = []
+    timed = [Timed(lambda name=name: calls.append(name)) for name in "abc"]  # type: ignore[misc]
+    rounds: list[int] = []
+    interleave(timed, rounds=3, slice_s=0.0, min_runs=2, on_round=rounds.append)
+    assert rounds == [1, 2, 3]
+    assert all(len(one.round_medians) == 3 and len(one.seconds) >= 6 for one in timed)
+    turns = [name for i, name in enumerate(calls[9:]) if i == 0 or calls[9:][i - 1] != name]
+    assert "".join(turns) == "abcbcacab".replace("cc", "c").replace("aa", "a")
+
+
+def timed_with(seconds: list[float], disturbed: list[bool], on_cpu_s: list[float], threads: int = 1) -> Timed:
+    return Timed(lambda: None, threads, seconds=seconds, disturbed=disturbed, on_cpu_s=on_cpu_s)
+
+
+def test_disturbed_runs_are_kept_but_do_not_enter_percentiles() -> None:
+    seconds = [1.0] * 9 + [5.0] * 3
+    timing = timed_with(seconds, [s > 1 for s in seconds], [1.0] * 12).timing()
+    assert (timing.p50_ms, timing.p90_ms) == (1000.0, 1000.0)
+    assert (timing.num_samples, timing.num_disturbed, timing.busy) == (12, 3, False)
+    assert timing.samples_ms == tuple(1e3 * s for s in seconds)
+
+
+def test_when_every_run_is_disturbed_processor_time_stands_in_for_one_thread() -> None:
+    one = timed_with([4.0] * 6, [True] * 6, [2.0] * 6)
+    two = timed_with([4.0] * 6, [True] * 6, [2.0] * 6, threads=2)
+    assert (one.timing().p50_ms, two.timing().p50_ms) == (2000.0, 4000.0)
+    assert one.timing().busy
+
+
+def test_sampling_stops_even_if_every_run_is_disturbed() -> None:
+    import time
+
+    asleep = Timed(lambda: time.sleep(0.0005))
+    asleep.sample(num_runs=2, num_warmup=0)
+    assert all(asleep.disturbed)
+    assert len(asleep.seconds) == 6
+
+
+def test_scatter_ignores_outliers() -> None:
+    assert relative_scatter([1.0]) == 0.0
+    assert relative_scatter([1.0] * 9 + [50.0]) == 0.0
+    normal = np.random.default_rng(0).normal(100.0, 3.0, 5000)
+    assert relative_scatter(list(normal)) == pytest.approx(0.03, rel=0.1)

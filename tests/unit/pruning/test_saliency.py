@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+from pictures import ResidualNet, digits, grouped, trained
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pruning.evaluate import accuracy
+from pruning.groups import coupling_groups
+from pruning.saliency import METHODS, score, score_all
+from pruning.slim import slim
+from pruning.trace import trace
+
+
+class Chain(nn.Module):
+    """Two convolutions, the second without normalisation, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[tuple[Tensor, Tensor]]:
+    return list(digits()[0].take(96).batches(32))
+
+
+def by_hand(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> list[dict[str, Tensor]]:
+    """Return W * dL/dW of every parameter for each mini-batch."""
+    products = []
+    for images, labels in batches:
+        model.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()
+        products.append(
+            {name: (p * p.grad).detach().double() for name, p in model.named_parameters() if p.grad is not None}
+        )
+    return products
+
+
+def test_scores_are_the_equations_worked_by_hand(batches: list[tuple[Tensor, Tensor]]) -> None:
+    torch.manual_seed(1)
+    model = Chain().eval()
+    network = trace(model, (1, 8, 8))
+    values = score_all(network, coupling_groups(network), batches, tuple(METHODS)).values
+    products = by_hand(model, batches)
+    squared = sum(p["second.weight"].sum((0, 2, 3)) ** 2 for p in products) / 3
+    np.testing.assert_allclose(values["squared_taylor"]["first"], squared, rtol=1e-4)
+    affine = sum((p["norm.weight"] + p["norm.bias"]).abs() for p in products) / 3
+    np.testing.assert_allclose(values["bn_taylor"]["first"], affine, rtol=1e-4)
+    filters = sum(p["second.weight"].sum((1, 2, 3)).abs() for p in products) / 3
+    np.testing.assert_allclose(values["bn_taylor"]["second"], filters, rtol=1e-4)
+    absolute = {name: sum(p[name].abs() for p in products) / 3 for name in products[0]}
+    coupled = absolute["second.weight"].sum((1, 2, 3)) + absolute["head.weight"].sum(0)
+    np.testing.assert_allclose(values["cass"]["second"], coupled, rtol=1e-4)
+    norm = (model.first.weight.square().sum((1, 2, 3)) + model.second.weight.square().sum((0, 2, 3))).sqrt().detach()
+    np.testing.assert_allclose(values["magnitude"]["first"], norm, rtol=1e-4)
+
+
+def test_input_slices_of_grouped_convolutions_find_their_channels(batches: list[tuple[Tensor, Tensor]]) -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)
+    ).eval()
+    network = trace(model, (1, 8, 8))
+    group = next(group for group in coupling_groups(network) if group.id == "0")
+    product = by_hand(model, batches[:1])[0]["2.weight"]
+    channels = torch.cat([product[:4].sum((0, 2, 3)), product[4:].sum((0, 2, 3))]).numpy()
+    slot = next(slot for slot in group.slots if slot.module == "2" and slot.axis == "in")
+    scores = score(network, (group,), batches[:1], "squared_taylor")["0"]
+    np.testing.assert_allclose(scores, channels[slot.index].sum(axis=1) ** 2, rtol=1e-4)
+
+
+def test_one_pass_gives_every_method_the_same_values_as_its_own(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network = trace(ResidualNet().eval(), (1, 8, 8))
+    groups = grouped(network)
+    together = score_all(network, groups, batches, tuple(METHODS), seed=7).values
+    for method in METHODS:
+        for group, values in score(network, groups, batches, method, seed=7).items():
+            np.testing.assert_array_equal(values, together[method][group])
+            assert (values >= 0).all() and values.any()
+
+
+def test_mini_batches_that_are_not_finite_are_dropped_and_counted(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network = trace(ResidualNet().eval(), (1, 8, 8))
+    groups = grouped(network)
+    broken = (torch.full_like(batches[0][0], float("nan")), batches[0][1])
+    mixed = score_all(network, groups, [broken, *batches])
+    clean = score_all(network, groups, batches)
+    assert (mixed.num_batches, mixed.num_dropped) == (3, 1)
+    for method, by_group in clean.values.items():
+        for group, values in by_group.items():
+            np.testing.assert_array_equal(values, mixed.values[method][group])
+    with pytest.raises(ValueError, match="no mini-batch"):
+        score_all(network, groups, [broken])
+
+
+def test_the_network_is_left_as_it_was(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network = trace(ResidualNet().eval(), (1, 8, 8))
+    network.module.requires_grad_(False)
+    before = {name: value.clone() for name, value in network.module.state_dict().items()}
+    score_all(network, grouped(network), batches)
+    assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in network.module.parameters())
+
+
+def test_random_is_seeded_and_unknown_methods_are_named() -> None:
+    network = trace(ResidualNet().eval(), (1, 8, 8))
+    groups = grouped(network)
+    one, same, other = (score(network, groups, (), "random", seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(one[g.id], same[g.id]) and not np.array_equal(one[g.id], other[g.id]) for g in groups)
+    with pytest.raises(ValueError, match="squared_taylor"):
+        score(network, groups, (), "importance")
+
+
+def test_keeping_the_salient_units_beats_keeping_the_others() -> None:
+    train, held = digits()
+    network = trained(train)
+    groups = grouped(network)
+    scores = score(network, groups, train.batches(64), "squared_taylor")["conv1"]
+    order = np.argsort(-scores)
+    best, worst = ({"conv1": np.sort(order[part])} for part in (slice(0, 8), slice(8, 16)))
+    kept = [accuracy(slim(network, groups, keep), held) for keep in (best, worst)]
+    assert kept[0].loss < kept[1].loss

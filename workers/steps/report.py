@@ -1,0 +1,124 @@
+"""Gather what the steps found into one report, as JSON and as a page."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pruning.report import build_report, render_html
+from workers.context import StepContext
+from workers.steps.planned import MAIN
+
+LIBRARIES = ("secateur", "torch", "onnxruntime", "ortools")
+SIDE = ("p50_ms", "p90_ms", "num_samples", "accuracy", "per_class", "num_macs", "num_parameters", "size_bytes")
+BASELINE_NOTES = {
+    MAIN: "This job's plan.",
+    "random_saliency": "The same solver, with random saliency.",
+    "uniform_widths": "The same share of every coupling group.",
+}
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    """Leave `report.json` and `report.html`."""
+    plan = json.loads(context.path("plan.json").read_text())
+    report = build_report(**fields(context.spec, plan))
+    context.path("report.json").write_text(json.dumps(report, allow_nan=False, indent=1))
+    context.path("report.html").write_text(render_html(report))
+    return {"summary": {"verdict": report["verdict"]}}
+
+
+def fields(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the report; those of steps that did not run are left out."""
+    results, job, profile = spec["results"], spec["job"], spec["profile"]
+    prepared, main = results["prepare"], plan["plans"][MAIN]
+    chosen, exported = main["chosen"], results.get("export")
+    training = (results.get("finetune") or {}).get("training")
+    return {
+        "title": job.get("name") or f"{spec['model'].get('name', spec['model']['arch'])}: {', '.join(prepared['classes'][:8])}",
+        "outcome": exported["outcome"] if exported else "infeasible",
+        "budget_ms": prepared["budget_ms"],
+        "min_achievable_ms": plan["min_achievable_ms"],
+        "model": {key: spec["model"].get(key) for key in ("name", "arch", "sha256")},
+        "device": {key: profile[key] for key in ("hardware", "runtime", "runtime_version", "threads", "batch", "dtype")},
+        "classes": prepared["classes"],
+        "class_map_source": prepared["class_map"]["source"],
+        "reported_split": _split(prepared["splits"]["reported"]),
+        "selection_split": _split(prepared["splits"]["selection"]),
+        "dense": {key: prepared["dense"][key] for key in SIDE},
+        "slim": {key: exported["slim"][key] for key in SIDE} if exported else None,
+        "stages": _stages(results),
+        "attempts": [
+            {key: attempt[key] for key in ("predicted_ms", "measured_ms", "p90_ms", "correction", "value")}
+            | {"chosen": chosen is not None and attempt["correction"] == chosen["correction"]}
+            for attempt in main["attempts"]
+        ],
+        "widths": [
+            {
+                "group": name,
+                "units": group["units"],
+                "kept": chosen["widths"].get(name, group["units"]) if chosen else group["units"],
+                "reason": group["frozen"],
+            }
+            for name, group in plan["groups"].items()
+        ],
+        "removed": list(chosen["removed"]) if chosen else [],
+        "solver": {"name": main["solver"], **{key: chosen[key] for key in ("status", "value", "bound", "gap", "seconds")}}
+        if chosen
+        else None,
+        "baselines": [_baseline(name, found, results) for name, found in plan["plans"].items()] if exported else [],
+        "training": _training(training) if training else None,
+        "warnings": [warning for result in results.values() for warning in result.get("warnings", [])],
+        "seconds": {
+            "latency table": results["profile"]["seconds"],
+            "solver": sum(attempt["seconds"] for attempt in main["attempts"]),
+            "training": training["seconds"] if training else None,
+        },
+        "onnx_max_abs_error": exported["slim"]["onnx_max_abs_error"] if exported else None,
+        "provenance": _provenance(spec),
+    }
+
+
+def _split(split: Mapping[str, Any]) -> str:
+    return f"{split['source']}: {split['num_images']:,} images"
+
+
+def _stages(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the accuracy at each point of the repair."""
+    dense = results["prepare"]["dense"]
+    stages = [{"name": "dense", "accuracy": dense["accuracy"], "per_class": dense["per_class"]}]
+    if "reconstruct" in results:
+        repaired = results["reconstruct"]["plans"][MAIN]
+        stages.append({"name": "as cut", "accuracy": repaired["accuracy_cut"]})
+        stages.append({"name": "after least squares", "accuracy": repaired["accuracy_repaired"]})
+    if "export" in results:
+        slim = results["export"]["slim"]
+        stages.append({"name": "at the end", "accuracy": slim["accuracy"], "per_class": slim["per_class"]})
+    return stages
+
+
+def _baseline(name: str, found: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    figures = results["reconstruct"]["plans"].get(name, {})
+    return {
+        "name": name.replace("_", " "),
+        "measured_ms": found["chosen"]["measured_ms"] if found["chosen"] else None,
+        "accuracy_cut": figures.get("accuracy_cut"),
+        "accuracy_reconstructed": figures.get("accuracy_repaired"),
+        "note": BASELINE_NOTES[name] if found["chosen"] else "Found no network within the budget.",
+    }
+
+
+def _training(training: Mapping[str, Any]) -> dict[str, Any]:
+    epochs = [
+        {key: row[key] for key in ("epoch", "accuracy", "loss", "train_loss", "seconds")} for row in training["history"]
+    ]
+    return {"epochs": epochs, **{key: training[key] for key in ("best_epoch", "learning_rate", "precision", "seconds", "diverged")}}
+
+
+def _provenance(spec: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"seed": spec["job"]["seed"], "dataset sha256": spec["dataset"].get("sha256")}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:  # run from a checkout
+            found[library] = None
+    return found

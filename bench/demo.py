@@ -103,20 +103,20 @@ def train(images: np.ndarray, labels: np.ndarray, path: Path) -> Path:
     train_rows = np.flatnonzero(np.arange(len(labels)) % TEST_SHARE)
     x = torch.from_numpy(images[train_rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
     y = torch.from_numpy(labels[train_rows])
-    model = build(ARCH, 10).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build(ARCH, 10).train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, MAX_EPOCHS)
     start = time.monotonic()
     for epoch in range(MAX_EPOCHS):
         total = 0.0
-        for rows in torch.randperm(len(x)).split(64):
+        for rows in torch.split(torch.randperm(len(x)), 64):
             batch = functional.pad(x[rows], (2, 2, 2, 2), value=-1.0)
             top, left = np.random.default_rng(int(rows[0]) + epoch).integers(0, 5, 2)
             batch = batch[:, :, top : top + IMAGE_SIZE, left : left + IMAGE_SIZE]
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = functional.cross_entropy(model(batch.to(memory_format=torch.channels_last)), y[rows])
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             total += float(loss.detach()) * len(rows)
         schedule.step()

@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 _FEW_STAIRS = 4
 
 
-class LutMiss(LookupError):  # noqa: N818 - a miss is the word of the house
+class LutMiss(LookupError):
     """The table has no entry, and none to interpolate from, for this key on this profile."""
 
     def __init__(self, signature: OpSignature, c_in: int, c_out: int, profile: DeviceProfile | None = None) -> None:

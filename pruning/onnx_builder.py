@@ -163,4 +163,5 @@ class Builder:
 def _safe(name: str) -> str:
     """Return an identifier: what fx writes into its generated code must hold nothing else."""
     name = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")[-100:] or "layer"
+    name = f"_{name}" if name[0].isdigit() else name
     return f"{name}_" if hasattr(nn.Module, name) or name == "training" else name

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships without types
@@ -45,7 +46,7 @@ def from_onnx(path: Path) -> Network:
     shape, batch = _input_shape(graph)
     builder = Builder(batch=batch, input_shape=shape, uses=_uses(graph), opset=_opset(model))
     for tensor in graph.initializer:
-        builder.values[tensor.name] = numpy_helper.to_array(tensor)
+        builder.values[tensor.name] = _array(tensor)
     builder.values[_inputs(graph)[0].name] = builder.image
     _convert(builder, list(graph.node), dropped={id(node) for node in _final_softmax(graph)})
     network = _finished(builder, graph.output[0].name)
@@ -86,6 +87,13 @@ def _refuse_external(model: onnx.ModelProto) -> None:
             raise UnsupportedOnnx(
                 f"weight {tensor.name!r} lies in another file: save the model as one file without external data"
             )
+
+
+def _array(tensor: TensorProto) -> np.ndarray:
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise UnsupportedOnnx(f"weight {tensor.name!r} cannot be read: {error}") from error
 
 
 def _opset(model: onnx.ModelProto) -> int:

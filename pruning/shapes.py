@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 def values_at(module: fx.GraphModule, shape: tuple[int, ...]) -> dict[fx.Node, Any]:
     """Return every node's value for an input of `shape` [batch, C, H, W]: numbers, and tensors without data."""
-    ghost = _Ghost(module, garbage_collect_values=False)
+    ghost = _Ghost(module)
     with torch.no_grad():
         ghost.run(torch.empty(shape, device="meta"))
     return ghost.values
@@ -27,8 +27,8 @@ def set_shapes(values: dict[fx.Node, Any]) -> None:
 class _Ghost(fx.Interpreter):
     """Runs the graph on copies of its modules whose tensors are on the meta device; nothing is computed or copied."""
 
-    def __init__(self, module: fx.GraphModule, **options: bool) -> None:
-        super().__init__(module, **options)
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
         self.values: dict[fx.Node, Any] = {}
         self.ghosts: dict[str, Any] = {}
 

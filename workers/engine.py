@@ -71,6 +71,7 @@ class Engine:
         # DBOS gives its logger a console of its own; its records belong into ours.
         logging.getLogger("dbos").handlers.clear()
         logging.getLogger("dbos").propagate = True
+        logging.getLogger("dbos").addFilter(_is_no_cancel)
         self._register()
         DBOS.listen_queues(self._queues)
 
@@ -221,3 +222,8 @@ class Engine:
         except Stopping:
             await self._runner.park()
             raise
+
+
+def _is_no_cancel(record: logging.LogRecord) -> bool:
+    """Keep a record unless it is the traceback that DBOS logs for every workflow a user cancels."""
+    return not (record.exc_info and isinstance(record.exc_info[1], dbos_error.DBOSAwaitedWorkflowCancelledError))

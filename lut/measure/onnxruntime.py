@@ -75,9 +75,9 @@ def measure_table(
     wanted = table.missing(merge_requests(requests))
     if not wanted:
         return table
+    step = table.step if table.entries or table.step > 1 else measure_step(profile, wanted)
     with tempfile.TemporaryDirectory(prefix="latency-") as folder:
         bench = Bench(profile, Path(folder), wanted)
-        step = table.step if table.entries or table.step > 1 else _step(bench, wanted)
         entries = _adaptive(bench, wanted, step, table, progress)
         noise = bench.noise
     seconds = time.monotonic() - start
@@ -107,15 +107,26 @@ def measure_points(
 
 
 def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest]) -> int:
-    """Return the stair width of the device, found on the most expensive signature of `requests`.
+    """Return the stair width of the device, found on the most expensive signature of `requests`; 1 where nothing varies.
 
-    `LatencyTable(profile=profile, entries={}, step=step)` then offers widths, before anything else is measured.
-    Raises ValueError when this machine is not `profile`'s.
+    Neighbouring widths are measured as its output and as its input, and `lut.measure.stair` reads the stair off the sum.
+    The map is shrunk to 28 pixels: stairs lie in the channels. `LatencyTable(profile=profile, entries={}, step=step)`
+    then offers widths, before anything else is measured. Raises ValueError when this machine is not `profile`'s.
     """
     _check_profile(profile)
-    listed = list(requests)
+    free = [r for r in requests if r.signature.kind in ("conv", "linear") and r.signature.groups == 1]
+    if not free:
+        return 1
+    dearest = max(free, key=lambda r: (num_macs(r.signature, max(r.c_ins), max(r.c_outs)), max(r.c_outs))).signature
+    height, width = min(dearest.height, _STAIR_PIXELS), min(dearest.width, _STAIR_PIXELS)
+    signature = replace(dearest, height=height, width=width)
+    other = _STAIR_CHANNELS
+    points = {(signature, pair): None for w in stair.WIDTHS for pair in ((other, w), (w, other))}
+    request = GridRequest(signature=signature, c_ins=(other,), c_outs=(other, max(stair.WIDTHS)))
     with tempfile.TemporaryDirectory(prefix="latency-") as folder:
-        return _step(Bench(profile, Path(folder), listed), listed)
+        entries = Bench(profile, Path(folder), [request]).measure(list(points), _silent)[signature]
+    cost_us = [entries[other, w].p50_us + entries[w, other].p50_us for w in stair.WIDTHS]
+    return stair.stair_step(np.array(stair.WIDTHS), np.array(cost_us))
 
 
 def measure_models(
@@ -173,23 +184,6 @@ def _adaptive(
 def _values(signature: OpSignature, found: Measured, known: LatencyTable) -> Mapping[Point, float]:
     points = {**known.entries.get(signature, {}), **found.get(signature, {})}
     return {point: entry.p50_us for point, entry in points.items()}
-
-
-def _step(bench: Bench, requests: Sequence[GridRequest]) -> int:
-    """Measure neighbouring widths of the most expensive signature, as output and as input, and read the stair off.
-
-    The map is shrunk to 28 pixels: stairs lie in the channels. Returns 1 where no request has channels to vary.
-    """
-    free = [r for r in requests if r.signature.kind in ("conv", "linear") and r.signature.groups == 1]
-    if not free:
-        return 1
-    dearest = max(free, key=lambda r: (num_macs(r.signature, max(r.c_ins), max(r.c_outs)), max(r.c_outs))).signature
-    height, width = min(dearest.height, _STAIR_PIXELS), min(dearest.width, _STAIR_PIXELS)
-    signature = replace(dearest, height=height, width=width)
-    points = [(signature, pair) for w in stair.WIDTHS for pair in ((_STAIR_CHANNELS, w), (w, _STAIR_CHANNELS))]
-    entries = bench.measure(list(dict.fromkeys(points)), _silent)[signature]
-    cost_us = [entries[_STAIR_CHANNELS, w].p50_us + entries[w, _STAIR_CHANNELS].p50_us for w in stair.WIDTHS]
-    return stair.stair_step(np.array(stair.WIDTHS), np.array(cost_us))
 
 
 def _check_profile(profile: DeviceProfile) -> None:

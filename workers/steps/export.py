@@ -62,7 +62,9 @@ def verdict(context: StepContext, budget_ms: float, dense_ms: float) -> dict[str
     """
     tries: list[dict[str, float]] = []
     while True:
-        dense, slim = measure_models([context.path("dense.onnx"), context.path("model.onnx")], profile(context), min_seconds=2.0)
+        dense, slim = measure_models(
+            [context.path("dense.onnx"), context.path("model.onnx")], profile(context), min_seconds=2.0
+        )
         tries.append({"p50_ms": slim.p50_ms, "dense_p50_ms": dense.p50_ms})
         context.metric(measured_ms=slim.p50_ms, dense_ms=dense.p50_ms, budget_ms=budget_ms)
         busy = dense.p50_ms > dense_ms * (1 + DRIFT) or slim.p50_ms <= budget_ms * (1 + DRIFT)

@@ -49,7 +49,18 @@ def run(context: StepContext) -> dict[str, Any]:
     )
     to_safetensors(result.network, context.path("model.safetensors"))
     if result.diverged:
-        context.warning("training_diverged", "A loss was not finite: training stopped and the best epoch before it is kept.")
-    fields = ("best_epoch", "learning_rate", "range_losses", "precision", "num_planned", "num_resumed", "diverged", "seconds")
+        context.warning(
+            "training_diverged", "A loss was not finite: training stopped and the best epoch before it is kept."
+        )
+    fields = (
+        "best_epoch",
+        "learning_rate",
+        "range_losses",
+        "precision",
+        "num_planned",
+        "num_resumed",
+        "diverged",
+        "seconds",
+    )
     training = {name: getattr(result, name) for name in fields} | {"history": [asdict(row) for row in result.history]}
     return {"training": jsonable(training)}

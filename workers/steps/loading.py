@@ -15,7 +15,8 @@ from lut.profile import DeviceProfile
 from pruning.architectures import UnknownArchitecture, WrongWeights, build
 from pruning.data import DataError, Dataset, Limits, Split, load
 from pruning.network import Network
-from pruning.onnx_import import UnsupportedOnnx, from_onnx
+from pruning.onnx_builder import UnsupportedOnnx
+from pruning.onnx_import import from_onnx
 from pruning.slim import mask_head, slice_head
 from pruning.trace import NotTraceable, trace
 from workers.context import StepContext, StepProblem

@@ -116,7 +116,9 @@ def run(context: StepContext) -> dict[str, Any]:
             name: described(bench, saliency[names[name][1] or job["saliency"]], names[name], result)
             for name, result in found.items()
         },
-        "groups": {g.id: {"units": g.units, "frozen": g.frozen, "offered": list(bench.choices.get(g.id, ()))} for g in groups},
+        "groups": {
+            g.id: {"units": g.units, "frozen": g.frozen, "offered": list(bench.choices.get(g.id, ()))} for g in groups
+        },
     }
     context.path("plan.json").write_text(json.dumps(content, allow_nan=False))
     summary: dict[str, Any] = {"min_achievable_ms": main.min_achievable_ms}

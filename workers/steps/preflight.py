@@ -37,13 +37,14 @@ def run(context: StepContext) -> dict[str, Any]:
     dense_ms, floor_ms = _from_table(network, groups, costs, dense, table)
     shares = _shares(costs, dense, table if dense_ms is not None else None)
     blockers = _frozen(groups, costs, shares)
-    blockers += [
-        {"severity": "warning", "code": "not_in_the_table", "layer": name, "detail": f"{name} is not priced by a table: its latency is measured with the whole network only."}
-        for name in unpriced(network, groups)
-    ]  # fmt: skip
+    for name in unpriced(network, groups):
+        detail = f"No table prices {name}: its latency shows only when the whole network is measured."
+        blockers.append({"severity": "warning", "code": "not_in_the_table", "detail": detail, "layer": name})
     budget_ms = job["budget_ms"] or (dense_ms * job["budget_ratio"] if dense_ms is not None else None)
     if not dense:
-        blockers.append({"severity": "error", "code": "nothing_to_prune", "detail": "No layer of this network can be pruned."})
+        blockers.append(
+            {"severity": "error", "code": "nothing_to_prune", "detail": "No layer of this network can be pruned."}
+        )
     if budget_ms is not None and floor_ms is not None and budget_ms < floor_ms:
         detail = f"The budget of {budget_ms:.4g} ms is below the minimum achievable, {floor_ms:.4g} ms by the device's table."
         blockers.append({"severity": "error", "code": "budget_infeasible", "detail": detail})
@@ -71,7 +72,9 @@ def _from_table(
     choices = width_choices(groups, table)
     flat = group_values({group.id: np.zeros(group.units) for group in groups}, choices)
     try:
-        problem = build_problem(costs, choices, flat, table, budget_ns=0, stages=removable_stages(network, groups, costs))
+        problem = build_problem(
+            costs, choices, flat, table, budget_ns=0, stages=removable_stages(network, groups, costs)
+        )
         return predicted_us(costs, dense, table) / 1e3, solve(problem).min_achievable_ns / 1e6
     except LutMiss:
         return None, None
@@ -85,7 +88,9 @@ def _shares(costs: tuple[Operator, ...], dense: Widths, table: LatencyTable | No
     return [amount / total for amount in amounts]
 
 
-def _frozen(groups: tuple[CouplingGroup, ...], costs: tuple[Operator, ...], shares: list[float]) -> list[dict[str, Any]]:
+def _frozen(
+    groups: tuple[CouplingGroup, ...], costs: tuple[Operator, ...], shares: list[float]
+) -> list[dict[str, Any]]:
     """Return a warning for each coupling group that stays dense and owns a notable share."""
     share_of = {op.name: share for op, share in zip(costs, shares, strict=True)}
     found = []
@@ -93,6 +98,12 @@ def _frozen(groups: tuple[CouplingGroup, ...], costs: tuple[Operator, ...], shar
         owned = sum(share_of.get(slot.module.replace(".", "_"), 0.0) for slot in group.slots if slot.axis != "in")
         if group.frozen and owned >= NOTABLE_SHARE:
             found.append(
-                {"severity": "warning", "code": "stays_dense", "detail": group.frozen, "layer": group.id, "latency_share": owned}
+                {
+                    "severity": "warning",
+                    "code": "stays_dense",
+                    "detail": group.frozen,
+                    "layer": group.id,
+                    "latency_share": owned,
+                }
             )
     return found

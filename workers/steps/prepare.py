@@ -25,7 +25,9 @@ def run(context: StepContext) -> dict[str, Any]:
     full = full_network(context)
     data = images(context, classes, full.input_shape[0], context.progress)
     if data.skipped:
-        context.warning("images_skipped", f"{len(data.skipped)} images of these classes do not decode and are left out.")
+        context.warning(
+            "images_skipped", f"{len(data.skipped)} images of these classes do not decode and are left out."
+        )
     mapping = find_rows(context, full, data)
     rows = [mapping.rows[name] for name in classes]
     dense = with_head(full, rows, job["head"])
@@ -67,7 +69,9 @@ def class_names(wanted: list[str | int], folders: list[str]) -> list[str]:
     """Return the folder names of the job's classes, sorted as the folders are; indices count the sorted folders."""
     names = {folders[item] if isinstance(item, int) and 0 <= item < len(folders) else str(item) for item in wanted}
     if unknown := sorted(names - set(folders)):
-        raise StepProblem("unknown_class", f"Not a class of the data set: {', '.join(unknown)}. It has {', '.join(folders[:50])}.")
+        raise StepProblem(
+            "unknown_class", f"Not a class of the data set: {', '.join(unknown)}. It has {', '.join(folders[:50])}."
+        )
     return sorted(names)
 
 
@@ -97,5 +101,3 @@ def find_rows(context: StepContext, full: Network, data: Dataset) -> ClassMap:
             "and the normalisation of the data set.",
         )
     return mapping
-
-

@@ -15,6 +15,7 @@ from pruning.tables import grid_requests, predicted_us, width_choices
 from workers.context import StepContext
 from workers.steps.loading import dense_network, profile
 
+
 def run(context: StepContext) -> dict[str, Any]:
     """Return what the table is and how it predicts the dense network; leave `table.json`."""
     start = time.monotonic()

@@ -27,9 +27,7 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"plans": results, "summary": {"accuracy_repaired": results[MAIN]["accuracy_repaired"]}}
 
 
-def repair(
-    context: StepContext, dense: Network, data: Dataset, plan: dict[str, Any]
-) -> tuple[Network, dict[str, Any]]:
+def repair(context: StepContext, dense: Network, data: Dataset, plan: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
     """Return the better of the network as cut and as reconstructed, judged on the selection split, with its figures."""
     cut, groups = slimmed(dense, plan)
     rows = head_rows(context)

@@ -34,12 +34,15 @@ def fields(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     chosen, exported = main["chosen"], results.get("export")
     training = (results.get("finetune") or {}).get("training")
     return {
-        "title": job.get("name") or f"{spec['model'].get('name', spec['model']['arch'])}: {', '.join(prepared['classes'][:8])}",
+        "title": job.get("name")
+        or f"{spec['model'].get('name', spec['model']['arch'])}: {', '.join(prepared['classes'][:8])}",
         "outcome": exported["outcome"] if exported else "infeasible",
         "budget_ms": prepared["budget_ms"],
         "min_achievable_ms": plan["min_achievable_ms"],
         "model": {key: spec["model"].get(key) for key in ("name", "arch", "sha256")},
-        "device": {key: profile[key] for key in ("hardware", "runtime", "runtime_version", "threads", "batch", "dtype")},
+        "device": {
+            key: profile[key] for key in ("hardware", "runtime", "runtime_version", "threads", "batch", "dtype")
+        },
         "classes": prepared["classes"],
         "class_map_source": prepared["class_map"]["source"],
         "reported_split": _split(prepared["splits"]["reported"]),
@@ -62,7 +65,10 @@ def fields(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
             for name, group in plan["groups"].items()
         ],
         "removed": list(chosen["removed"]) if chosen else [],
-        "solver": {"name": main["solver"], **{key: chosen[key] for key in ("status", "value", "bound", "gap", "seconds")}}
+        "solver": {
+            "name": main["solver"],
+            **{key: chosen[key] for key in ("status", "value", "bound", "gap", "seconds")},
+        }
         if chosen
         else None,
         "baselines": [_baseline(name, found, results) for name, found in plan["plans"].items()] if exported else [],
@@ -111,7 +117,10 @@ def _training(training: Mapping[str, Any]) -> dict[str, Any]:
     epochs = [
         {key: row[key] for key in ("epoch", "accuracy", "loss", "train_loss", "seconds")} for row in training["history"]
     ]
-    return {"epochs": epochs, **{key: training[key] for key in ("best_epoch", "learning_rate", "precision", "seconds", "diverged")}}
+    return {
+        "epochs": epochs,
+        **{key: training[key] for key in ("best_epoch", "learning_rate", "precision", "seconds", "diverged")},
+    }
 
 
 def _provenance(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,9 @@ def run(context: StepContext) -> dict[str, Any]:
     scores = score_all(dense, coupling_groups(dense), batches(), METHODS, context.seed)
     if scores.num_dropped:
         context.warning("batches_dropped", f"{scores.num_dropped} mini-batches gave gradients that are not finite.")
-    arrays = {f"{method}/{group}": values for method, by_group in scores.values.items() for group, values in by_group.items()}
+    arrays = {
+        f"{method}/{group}": values for method, by_group in scores.values.items() for group, values in by_group.items()
+    }
     with context.path("saliency.npz").open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     return {"num_batches": scores.num_batches, "num_dropped": scores.num_dropped, "num_images": len(sample)}

@@ -29,7 +29,7 @@ def run(signature: OpSignature, c_in: int, c_out: int) -> tuple[np.ndarray, list
 
 def signature(kind: str, **fields: object) -> OpSignature:
     made = OpSignature(kind=kind, height=6, width=5)
-    return replace(made, **fields)  # type: ignore[arg-type]
+    return replace(made, **fields)
 
 
 ACTIVATIONS = {

@@ -8,7 +8,7 @@ from lut.measure.timing import Timed, interleave, relative_scatter
 
 def test_every_round_gives_everybody_a_turn_in_turning_order() -> None:
     calls: list[str] = []
-    timed = [Timed(lambda name=name: calls.append(name)) for name in "abc"]  # type: ignore[misc]
+    timed = [Timed(lambda name=name: calls.append(name)) for name in "abc"]
     rounds: list[int] = []
     interleave(timed, rounds=3, slice_s=0.0, min_runs=2, on_round=rounds.append)
     assert rounds == [1, 2, 3]

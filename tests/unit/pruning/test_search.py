@@ -1,0 +1,88 @@
+"""The search for a measured plan, on a device whose truth is a known function of the plan."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pruning.check import PlanError
+from pruning.problem import Layer, Plan, Problem, WidthChoice
+from pruning.search import SLACK, search
+from pruning.solve import solve
+
+WIDTHS = tuple(range(1, 33))
+
+
+def problem(budget_ns: int, correction: float = 1.0, per_unit_ns: int = 1000) -> Problem:
+    """Return one group whose width costs `per_unit_ns * correction` a unit and brings value 1 a unit."""
+    widths = np.array(WIDTHS)
+    latency = np.ceil(widths * per_unit_ns * correction).astype(np.int64)
+    return Problem(
+        groups=(WidthChoice(id="g", widths=WIDTHS),),
+        layers=(Layer(name="l", value=np.zeros((1, 1, 32)), latency_ns=latency[None, None], output="g"),),
+        group_value={"g": widths.astype(float)},
+        budget_ns=budget_ns,
+    )
+
+
+def run(budget_ms: float, truth: float, fixed_ms: float = 0.0):  # type: ignore[no-untyped-def]
+    """Search on a device that is `truth` times slower than its table says, plus a constant."""
+
+    def measure(plan: Plan) -> tuple[float, float]:
+        measured = plan.widths["g"] * 1e-3 * truth + fixed_ms
+        return measured, measured * 1.1
+
+    return search(
+        lambda correction: problem(int(budget_ms * 1e6), correction),
+        solve,
+        measure,
+        budget_ms=budget_ms,
+    )
+
+
+@pytest.mark.parametrize("truth", [0.7, 0.95, 1.0, 1.15, 1.4])
+def test_the_chosen_plan_was_measured_within_the_budget_and_close_to_it(truth: float) -> None:
+    result = run(0.016, truth)
+    assert result.chosen is not None
+    assert result.chosen.measured_ms <= 0.016
+    best = max(w for w in WIDTHS if w * 1e-3 * truth <= 0.016)
+    assert result.chosen.plan.widths["g"] >= best * (1 - 2 * SLACK)
+
+
+def test_a_constant_the_table_does_not_know_is_corrected_too() -> None:
+    result = run(0.016, 1.0, fixed_ms=0.004)
+    assert result.chosen is not None
+    assert result.chosen.plan.widths["g"] == 12
+
+
+def test_a_budget_nothing_reaches_ends_with_the_measured_minimum() -> None:
+    result = run(0.002, 3.0)
+    assert result.chosen is None
+    assert result.min_achievable_ms == pytest.approx(0.003)
+    assert result.attempts[-1].plan.widths["g"] == 1
+
+
+def test_a_table_that_is_too_pessimistic_does_not_make_a_budget_infeasible() -> None:
+    result = run(0.0009, 0.5)
+    assert result.chosen is not None
+    assert result.chosen.measured_ms <= 0.0009
+
+
+def test_no_network_is_measured_twice() -> None:
+    seen: list[int] = []
+
+    def measure(plan: Plan) -> tuple[float, float]:
+        seen.append(plan.widths["g"])
+        return plan.widths["g"] * 1.3e-3, 1.0
+
+    search(lambda c: problem(16_000, c), solve, measure, budget_ms=0.016)
+    assert len(seen) == len(set(seen))
+
+
+def test_a_plan_over_its_budget_is_refused() -> None:
+    def cheat(asked: Problem) -> Plan:
+        honest = solve(asked)
+        return replace(honest, widths={"g": 32}, value=32.0, bound=32.0, latency_ns=32_000)
+
+    with pytest.raises(PlanError):
+        search(lambda c: problem(16_000, c), cheat, lambda plan: (1.0, 1.0), budget_ms=0.016)

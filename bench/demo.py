@@ -91,8 +91,8 @@ def write_zip(images: np.ndarray, labels: np.ndarray, path: Path) -> Path:
     return path
 
 
-def train(images: np.ndarray, labels: np.ndarray, path: Path) -> Path:
-    """Train ResNet-20 on the training digits for at most a minute and save its weights."""
+def train(images: np.ndarray, labels: np.ndarray, path: Path, max_epochs: int = MAX_EPOCHS) -> Path:
+    """Train ResNet-20 on the training digits, for a minute at most, and save its weights."""
     import torch
     from safetensors.torch import save_file
     from torch.nn import functional
@@ -105,9 +105,9 @@ def train(images: np.ndarray, labels: np.ndarray, path: Path) -> Path:
     y = torch.from_numpy(labels[train_rows])
     model = build(ARCH, 10).train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, MAX_EPOCHS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max_epochs)
     start = time.monotonic()
-    for epoch in range(MAX_EPOCHS):
+    for epoch in range(max_epochs):
         total = 0.0
         for rows in torch.split(torch.randperm(len(x)), 64):
             batch = functional.pad(x[rows], (2, 2, 2, 2), value=-1.0)
@@ -120,7 +120,7 @@ def train(images: np.ndarray, labels: np.ndarray, path: Path) -> Path:
             optimiser.step()
             total += float(loss.detach()) * len(rows)
         schedule.step()
-        say(f"training ResNet-20 on digits: epoch {epoch + 1}/{MAX_EPOCHS}, loss {total / len(x):.3f}")
+        say(f"training ResNet-20 on digits: epoch {epoch + 1}/{max_epochs}, loss {total / len(x):.3f}")
         if time.monotonic() - start > TRAINING_S:
             break
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)

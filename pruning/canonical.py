@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from pruning.modules import ChannelPad, ChannelSelect
 from pruning.nodes import arguments, module_of, source
+from pruning.rebuild import rebuild_layer
 from pruning.shapes import set_shapes, values_at
 
 _ALIASES: dict[Any, Callable[..., Any]] = {
@@ -52,6 +53,8 @@ _MODULES: dict[Any, Callable[..., nn.Module]] = {
     torch.log_softmax: lambda dim, dtype=None: nn.LogSoftmax(dim),
 }
 _VARIADIC = {"view": torch.reshape, "reshape": torch.reshape, "permute": torch.permute}
+_KEYWORDS = {"axis": "dim", "axes": "dim", "keepdims": "keepdim"}
+"""NumPy's names of arguments, which PyTorch takes too."""
 _NO_OPS = {"contiguous", "clone", "detach", "float", "requires_grad_"}
 _SPLITS = (torch.chunk, torch.split, torch.tensor_split, torch.unbind)
 _MOVES = (torch.reshape, torch.flatten, torch.permute, torch.transpose, torch.narrow, operator.getitem, *_SPLITS)
@@ -64,6 +67,7 @@ def canonicalise(module: fx.GraphModule, input_shape: tuple[int, int, int]) -> f
     _fold_integers(module, input_shape)
     for node in list(module.graph.nodes):
         _make_module(module, node)
+        rebuild_layer(module, node)
     for child in module.modules():
         if isinstance(getattr(child, "inplace", None), bool):
             child.inplace = False  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
@@ -95,7 +99,13 @@ def become_module(module: fx.GraphModule, node: fx.Node, child: nn.Module, args:
 
 
 def _rename_call(node: fx.Node) -> None:
-    """Turn methods into functions and the several names of a function into one; drop assertions."""
+    """Turn methods into functions, several names of a function or argument into one; drop assertions."""
+    if node.op.startswith("call_"):
+        node.kwargs = {_KEYWORDS.get(name, name): value for name, value in node.kwargs.items()}
+        first = next((name for name in ("input", "tensors", "x") if name in node.kwargs), None)
+        if not node.args and first is not None:
+            node.args = (node.kwargs[first],)
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != first}
     if node.op == "call_method":
         _rewrite_method(node)
     elif node.op == "call_function":
@@ -126,7 +136,12 @@ def _rewrite_method(node: fx.Node) -> None:
 
 def _fold_integers(module: fx.GraphModule, input_shape: tuple[int, int, int]) -> None:
     """Make integers that are equal at batch sizes 1 and 2 constants; spell flattening `flatten`; set every shape."""
-    one, two = values_at(module, (1, *input_shape)), values_at(module, (2, *input_shape))
+    two = values_at(module, (2, *input_shape))
+    for node in module.graph.nodes:
+        if node.target is torch.squeeze and len(node.args) == 1 and not node.kwargs:
+            # At batch size 1 the batch would go, too.
+            node.args = (node.args[0], tuple(axis for axis, size in enumerate(two[source(node)].shape) if size == 1))
+    one = values_at(module, (1, *input_shape))
     for node in list(module.graph.nodes):
         value = one[node]
         constant = isinstance(value, int | float | bool | torch.dtype | torch.device) and value == two[node]

@@ -22,7 +22,7 @@ from pruning.modules import PER_CHANNEL, ChannelPad, ChannelSelect
 from pruning.network import Network
 
 CONSTANT = 0
-"""The id of everything that is not a channel of some layer: parameters used as tensors, the network's input."""
+"""The id of everything that is no channel: parameters used as tensors, and what was frozen beyond telling apart."""
 _LITERAL = {
     torch.reshape, torch.flatten, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.narrow,
     torch.chunk, torch.split, torch.tensor_split, torch.unbind, operator.getitem, getattr,
@@ -95,6 +95,8 @@ class _Run(fx.Interpreter):
         self.node = n
         result = super().run_node(n)
         if isinstance(result, Tensor) and n.op != "output":
+            if tuple(result.shape) != n.meta["shape"]:
+                result = self.unknown(*self.fetch_args_kwargs_from_env(n))
             if len(varying_axes(result)) > 1:
                 self.freeze(result, "spreads channels over more than one axis")
                 result = self.opaque(tuple(result.shape))

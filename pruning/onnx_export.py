@@ -157,7 +157,7 @@ class _Walk(Values):
             return out.node(
                 "Transpose", [self.layer_norm(node, module, turned)], f"{node.name}_nchw", perm=[0, 3, 1, 2]
             )
-        return self.layer_norm(node, module, x) if isinstance(module, nn.LayerNorm) else None
+        return self.layer_norm(node, module, x) if type(module) is nn.LayerNorm else None
 
     def layer_norm(self, node: fx.Node, module: nn.LayerNorm, x: str) -> str:
         weight = torch.ones(module.normalized_shape) if module.weight is None else module.weight

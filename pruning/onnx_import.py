@@ -26,6 +26,8 @@ MIN_OPSET = 9
 MAX_SIDE = 4096
 MAX_CHANNELS = 256
 MAX_BATCH = 4096
+_MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What reading a file that contradicts itself may raise."""
 _DOMAINS = ("", "ai.onnx")
 
 
@@ -41,12 +43,20 @@ def from_onnx(path: Path) -> Network:
         The file is not ONNX, keeps weights in other files, has another input or output, or holds an operator without a
         rule (named with its node).
     """
-    model = _loaded(path)
+    try:
+        return _imported(_loaded(path))
+    except UnsupportedOnnx:
+        raise
+    except _MALFORMED as error:
+        raise UnsupportedOnnx(f"the ONNX file is damaged: {error}") from error
+
+
+def _imported(model: onnx.ModelProto) -> Network:
     graph = model.graph
     shape, batch = _input_shape(graph)
     builder = Builder(batch=batch, input_shape=shape, uses=_uses(graph), opset=_opset(model))
     for tensor in graph.initializer:
-        builder.values[tensor.name] = _array(tensor)
+        builder.values[tensor.name] = np.asarray(numpy_helper.to_array(tensor))
     builder.values[_inputs(graph)[0].name] = builder.image
     _convert(builder, list(graph.node), dropped={id(node) for node in _final_softmax(graph)})
     network = _finished(builder, graph.output[0].name)
@@ -87,13 +97,6 @@ def _refuse_external(model: onnx.ModelProto) -> None:
             raise UnsupportedOnnx(
                 f"weight {tensor.name!r} lies in another file: save the model as one file without external data"
             )
-
-
-def _array(tensor: TensorProto) -> np.ndarray:
-    try:
-        return np.asarray(numpy_helper.to_array(tensor))
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise UnsupportedOnnx(f"weight {tensor.name!r} cannot be read: {error}") from error
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -164,7 +167,7 @@ def _applied(builder: Builder, op: Op) -> Any:
         return RULES[op.kind](builder, op)
     except UnsupportedOnnx:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, AttributeError) as error:
+    except _MALFORMED as error:
         raise UnsupportedOnnx(f"operator {op.kind} of node {op.label} cannot be converted: {error}") from error
 
 

@@ -63,7 +63,8 @@ def main() -> int:
         context = StepContext(
             workdir=Path(order.workdir), spec=order.spec, seed=order.seed, attempt=order.attempt, emit=emit
         )
-        emit({"event": "result", "result": body.run(context) or {}})
+        result = body.run(context) or {}
+        emit({"event": "result", "result": {**result, "warnings": context.warned} if context.warned else result})
         if lock is not None:
             os.close(lock)
     except StepProblem as problem:

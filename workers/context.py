@@ -14,7 +14,7 @@ steps, which find it under `context.spec["results"][<step name>]`:
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -52,6 +52,8 @@ class StepContext:
     """1 for the first run of this step in this job, more after a crash or a hand-back."""
     emit: Emit
     """Sends one event to the worker; use the methods below."""
+    warned: list[dict[str, str]] = field(default_factory=list)
+    """Warnings so far; they become `warnings` of the result, for the report."""
 
     def path(self, name: str) -> Path:
         """Return the path of an input, output or checkpoint in the scratch folder."""
@@ -75,6 +77,7 @@ class StepContext:
 
     def warning(self, code: str, text: str) -> None:
         """Tell the user of something that limits the result but does not stop the job."""
+        self.warned.append({"code": code, "detail": text})
         self.emit({"event": "warning", "code": code, "text": text})
 
     def checkpoint(self, path: Path) -> None:

@@ -220,7 +220,7 @@ class Journal:
         with self._fenced(job) as (session, _):
             if more:
                 Events(session).append(job.id, "log", more)
-            Jobs(session).fail(job.id, code=code, detail=detail)
+            Jobs(session).fail(job.id, code=code, detail=detail, errors=more.get("errors", ()))
 
     @patient
     def finish_cancel(self, job_id: str, workflow_id: str) -> None:

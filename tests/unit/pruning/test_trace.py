@@ -88,6 +88,51 @@ def test_padding_of_channels_and_space_at_once_is_split_in_two() -> None:
     assert [m.index.tolist() for m in network.module.modules() if isinstance(m, ChannelPad)] == [[-1, 0, 1, 2]]
 
 
+def test_spelling_of_arguments_does_not_matter() -> None:
+    class Spelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.mean(functional.relu(input=self.conv(input=x)), axis=(2, 3), keepdims=True)
+            return torch.cat(tensors=[x, x], dim=1).squeeze()
+
+    model = Spelled()
+    network = trace(model, SHAPE)
+    assert torch.equal(network.module(images()), model(images()))
+    assert network.module(images(batch=1)).shape == (1, 8)
+
+
+class _NormAndActivation(nn.BatchNorm2d):
+    """A BatchNorm with a child of its own, spelled as a function."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3)
+        self.activation = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps)
+        activated: Tensor = self.activation(x)
+        return activated
+
+
+class _OwnLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+def test_layers_spelled_as_functions_become_modules_of_the_same_name() -> None:
+    _OwnLinear.__module__ = _NormAndActivation.__module__ = "elsewhere"
+    layers = [nn.Conv2d(3, 4, 3), _NormAndActivation(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), _OwnLinear(4, 2)]
+    model = lively(nn.Sequential(*layers))
+    network = trace(model, SHAPE)
+    assert torch.equal(network.module(images()), model(images()))
+    assert set(network.module.state_dict()) == set(model.state_dict())
+    assert type(network.module.get_submodule("1")) is nn.BatchNorm2d
+    assert type(network.module.get_submodule("4")) is nn.Linear
+
+
 def test_selection_with_gaps_equals_indexing() -> None:
     x = torch.randn(2, 5, 3, 3)
     assert torch.equal(ChannelSelect(torch.tensor([4, 0, 2]))(x), x[:, [4, 0, 2]])

@@ -45,7 +45,8 @@ class FinetuneOptions:
     temperature: float = 2.0
     learning_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     """Candidates of the range test, ascending; a single one is taken as it is."""
-    range_steps: int = 24
+    range_steps: int = 96
+    """Steps of the longest run of the range test; fewer where they would take too much of the time."""
     weight_decay: float = 1e-4
     flip: bool = True
     """Mirror training images at random; `Dataset.flip` says whether that keeps their class."""
@@ -86,9 +87,7 @@ class Distiller:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch with the dense network's logits, the same whenever they are asked for."""
-        options = self.options
-        drawn = shuffled(self.train, options.batch_size, seed=options.seed, epoch=epoch, flip=options.flip)
-        return ((images, labels, self._soft(images)) for images, labels in drawn)
+        return ((images, labels, self._soft(images)) for images, labels in self._drawn(epoch))
 
     def _forward(self, network: Network, images: Tensor) -> Tensor:
         if self.precision == "fp32":
@@ -150,29 +149,47 @@ class Distiller:
         return min(seconds[1:])  # the first one pays for warming up
 
     def choose_rate(self, selection: Split, step_s: float) -> tuple[float, dict[float, float]]:
-        """Return the candidate with the lowest held-back loss after a short run, and all their losses.
+        """Return the best candidate on held-back images, and the loss of each after its longest run.
 
-        Every candidate starts from the same weights, sees the same batches and decays to zero over them.
+        Every candidate starts from the same weights, sees the same batches and decays to zero over them. A first round of
+        a quarter of the steps favours small rates, so its winner runs the full length against the next larger rate.
         """
         rates = self.options.learning_rates
         if len(rates) == 1:
             return rates[0], {}
-        affordable = int(RANGE_SHARE * 60 * self.options.max_minutes / (len(rates) * step_s))
-        num_steps = max(4, min(self.options.range_steps, affordable))
-        batches = list(islice((batch for epoch in count(RANGE_EPOCH) for batch in self.batches(epoch)), num_steps))
+        affordable = RANGE_SHARE * 60 * self.options.max_minutes / step_s
+        num_steps = max(8, min(self.options.range_steps, int(affordable / (len(rates) / 4 + 2))))
         held = selection.take(RANGE_IMAGES, self.options.seed)
-        soft = logits(self.teacher, held)
-        losses = {rate: self._try_rate(rate, batches, held, soft) for rate in rates}
+        held_soft, soft = logits(self.teacher, held), list[Tensor]()
+        losses = {rate: self._try_rate(rate, num_steps // 4, soft, held, held_soft) for rate in rates}
+        place = rates.index(_lowest(losses))
+        finals = {rate: self._try_rate(rate, num_steps, soft, held, held_soft) for rate in rates[place : place + 2]}
         self.reset()
-        finite = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
-        return min(finite, key=finite.__getitem__) if finite else rates[0], losses
+        return _lowest(finals), losses | finals
 
-    def _try_rate(self, rate: float, batches: list[Batch], held: Split, soft: Tensor) -> float:
+    def _try_rate(self, rate: float, num_steps: int, soft: list[Tensor], held: Split, held_soft: Tensor) -> float:
         self.reset()
-        for step, batch in enumerate(batches):
-            self.step(batch, rate * schedule(step, len(batches)))
+        for step, batch in enumerate(self._range_batches(num_steps, soft)):
+            self.step(batch, rate * schedule(step, num_steps))
         outputs, labels = logits(self.student, held), torch.from_numpy(held.labels)
-        return float(distillation_loss(outputs, soft, labels, self.options))
+        return float(distillation_loss(outputs, held_soft, labels, self.options))
+
+    def _range_batches(self, num_steps: int, soft: list[Tensor]) -> Iterator[Batch]:
+        """Yield the first batches of the range test; `soft` keeps the dense network's logits from one call to the next."""
+        drawn = (batch for epoch in count(RANGE_EPOCH) for batch in self._drawn(epoch))
+        for step, (images, labels) in enumerate(islice(drawn, num_steps)):
+            if step == len(soft):
+                soft.append(self._soft(images))
+            yield images, labels, soft[step]
+
+    def _drawn(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        options = self.options
+        return shuffled(self.train, options.batch_size, seed=options.seed, epoch=epoch, flip=options.flip)
+
+
+def _lowest(losses: dict[float, float]) -> float:
+    """Return the rate with the lowest finite loss; the first one when none is finite."""
+    return min(losses, key=lambda rate: losses[rate] if math.isfinite(losses[rate]) else math.inf)
 
 
 def _private(module: fx.GraphModule) -> fx.GraphModule:

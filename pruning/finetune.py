@@ -55,7 +55,7 @@ class FinetuneResult:
     history: tuple[EpochMetrics, ...]
     learning_rate: float
     range_losses: dict[float, float]
-    """Candidate -> loss on held-back images after the range test; empty when there was one candidate."""
+    """Candidate -> loss on held-back images after its longest run; empty when there was one candidate."""
     precision: str
     num_planned: int
     """Epochs the learning rate was planned to decay over."""

@@ -160,7 +160,7 @@ def test_the_rate_warms_up_and_decays_to_nothing() -> None:
 def test_the_range_test_judges_every_rate_from_the_same_start(
     data: tuple[Split, Split], teacher: Network, student: Network
 ) -> None:
-    options = replace(QUICK, learning_rates=(1e-4, 1e-3, 1e9), range_steps=6)
+    options = replace(QUICK, learning_rates=(1e-4, 1e-3, 1e9), range_steps=24)
     distiller = Distiller(student, teacher, data[0], options)
     rate, losses = distiller.choose_rate(data[1], step_s=0.001)
     assert rate == 1e-3

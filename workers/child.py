@@ -35,6 +35,8 @@ class Order:
     package: str
     """Package of the step modules."""
     workdir: str
+    cache: str
+    """Folder shared by the steps of this worker; what it holds can be computed again."""
     spec: dict[str, Any]
     seed: int
     attempt: int
@@ -61,7 +63,12 @@ def main() -> int:
         lock = _hold_device(order.device_lock, emit)
         body = importlib.import_module(f"{order.package}.{step}")
         context = StepContext(
-            workdir=Path(order.workdir), spec=order.spec, seed=order.seed, attempt=order.attempt, emit=emit
+            workdir=Path(order.workdir),
+            cache=Path(order.cache),
+            spec=order.spec,
+            seed=order.seed,
+            attempt=order.attempt,
+            emit=emit,
         )
         result = body.run(context) or {}
         emit({"event": "result", "result": {**result, "warnings": context.warned} if context.warned else result})

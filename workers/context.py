@@ -42,6 +42,8 @@ class StepContext:
 
     workdir: Path
     """Private scratch folder; holds the declared inputs (read-only) and any checkpoint of an earlier attempt."""
+    cache: Path
+    """Folder shared by the steps of one worker, for what a later step would compute again; it may be empty at any time."""
     spec: dict[str, Any]
     """`job` (the submitted spec), `model` and `dataset` (their rows), `profile` (fields of the DeviceProfile to measure
     on), `limits` (of uploads: `max_zip_entries`, `max_zip_bytes`, `max_zip_ratio`, `max_image_pixels`) and `results`

@@ -169,6 +169,7 @@ class Runner:
         return Order(
             package=self.pipeline.package,
             workdir=str(folder),
+            cache=str(self._folders.cache()),
             spec=dict(spec),
             seed=int(spec.get("job", {}).get("seed", 0)),
             attempt=attempt,

@@ -9,6 +9,7 @@ from uuid import uuid4
 from workers.context import OUTBOX
 
 COPY_BELOW_BYTES = 64 << 20
+CACHED_FILES = 4
 
 
 class Scratch:
@@ -38,6 +39,17 @@ class Scratch:
             shutil.rmtree(folder)
             return
         shutil.rmtree(folder, ignore_errors=True)
+
+    def cache(self) -> Path:
+        """Return the folder in which steps keep what later steps would compute again; only the newest files stay.
+
+        A step that still reads a file removed here has it open, so nothing breaks.
+        """
+        folder = self._own / "cache"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-CACHED_FILES]:
+            old.unlink()
+        return folder
 
     def close(self) -> None:
         """Remove the folders of this boot."""

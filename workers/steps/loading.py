@@ -1,5 +1,6 @@
 """What several steps begin with: the user's network and images, with every fault turned into a problem that says what to do."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from pruning.trace import NotTraceable, trace
 from workers.context import StepContext, StepProblem
 
 Progress = Callable[[float], None]
+TRIAL_IMAGES = 16
 
 
 @contextmanager
@@ -92,7 +95,27 @@ def with_head(network: Network, rows: Sequence[int], policy: str) -> Network:
 
 def dense_network(context: StepContext) -> Network:
     """Return the dense network with the job's head; `prepare` has found the rows."""
-    return with_head(full_network(context), context.spec["results"]["prepare"]["rows"], context.spec["job"]["head"])
+    network = with_head(full_network(context), context.spec["results"]["prepare"]["rows"], context.spec["job"]["head"])
+    settle_threads(network)
+    return network
+
+
+def settle_threads(network: Network) -> None:
+    """Let PyTorch use all cores or one, whichever is faster here and now.
+
+    Beside another busy process, threads that wait for each other make small networks ten times slower than one thread alone.
+    """
+    images = torch.zeros(TRIAL_IMAGES, *network.input_shape)
+    cores = torch.get_num_threads()
+    seconds: dict[int, float] = {}
+    with torch.inference_mode():
+        for num_threads in (cores, 1, cores, 1):
+            torch.set_num_threads(num_threads)
+            start = time.perf_counter()
+            network.module(images)
+            # The first run of each kind also sets up; the second one counts.
+            seconds[num_threads] = time.perf_counter() - start
+    torch.set_num_threads(min(seconds, key=lambda num: seconds[num]))
 
 
 def head_rows(context: StepContext) -> list[int] | None:
@@ -113,6 +136,7 @@ def images(context: StepContext, classes: Sequence[str], channels: int, progress
             std=std,
             channels=channels,
             seed=context.seed,
+            cache=context.cache,
             limits=zip_limits(limits),
             progress=progress,
         )

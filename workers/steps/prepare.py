@@ -12,7 +12,7 @@ from pruning.export import num_macs, num_parameters, to_onnx
 from pruning.groups import coupling_groups
 from pruning.network import Network
 from workers.context import StepContext, StepProblem
-from workers.steps.loading import full_network, images, problems, profile, with_head
+from workers.steps.loading import full_network, images, problems, profile, settle_threads, with_head
 
 PREDICTED_IMAGES = 32
 """Training images of each class that are predicted to find or to confirm its output row."""
@@ -23,6 +23,7 @@ def run(context: StepContext) -> dict[str, Any]:
     job, dataset = context.spec["job"], context.spec["dataset"]
     classes = class_names(job["classes"], dataset["classes"])
     full = full_network(context)
+    settle_threads(full)
     data = images(context, classes, full.input_shape[0], context.progress)
     if data.skipped:
         context.warning(

@@ -30,7 +30,7 @@ def test_arrays_become_lists_and_what_is_not_finite_null() -> None:
 
 def test_a_checkpoint_is_a_copy_taken_at_once(tmp_path: Path) -> None:
     events: list[Any] = []
-    context = StepContext(workdir=tmp_path, spec={}, seed=0, attempt=1, emit=events.append)
+    context = StepContext(workdir=tmp_path, cache=tmp_path, spec={}, seed=0, attempt=1, emit=events.append)
     path = context.path("state/epoch.pt")
     path.parent.mkdir()
     path.write_bytes(b"one")
@@ -43,7 +43,7 @@ def test_a_checkpoint_is_a_copy_taken_at_once(tmp_path: Path) -> None:
 
 def test_progress_stays_between_nothing_and_all(tmp_path: Path) -> None:
     events: list[Any] = []
-    context = StepContext(workdir=tmp_path, spec={}, seed=0, attempt=1, emit=events.append)
+    context = StepContext(workdir=tmp_path, cache=tmp_path, spec={}, seed=0, attempt=1, emit=events.append)
     for fraction in (-1, 0.25, 7):
         context.progress(fraction)
     assert [event["fraction"] for event in events] == [0.0, 0.25, 1.0]

@@ -13,12 +13,13 @@ CACHED_FILES = 4
 
 
 class Scratch:
-    """The scratch folders of one boot of one worker, `<root>/<slot>+<boot>/`."""
+    """The scratch folders of one boot of one worker, `<root>/<slot>+<boot>/`, and its slot's cache beside them."""
 
     def __init__(self, root: Path, slot: str, boot: str) -> None:
         self._slot = slot.replace("/", "+")
         self._root = root
         self._own = root / f"{self._slot}+{boot}"
+        self._cache = root.with_name("cache") / self._slot
 
     def sweep(self) -> None:
         """Remove what older boots of this slot left; the caller holds the slot, so none of them lives."""
@@ -45,11 +46,10 @@ class Scratch:
 
         A step that still reads a file removed here has it open, so nothing breaks.
         """
-        folder = self._own / "cache"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-CACHED_FILES]:
+        self._cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for old in sorted(self._cache.iterdir(), key=lambda path: path.stat().st_mtime)[:-CACHED_FILES]:
             old.unlink()
-        return folder
+        return self._cache
 
     def close(self) -> None:
         """Remove the folders of this boot."""

@@ -32,8 +32,8 @@ def run(context: StepContext) -> dict[str, Any]:
     data = job_images(context, dense)
     score = accuracy(network, data.reported, head_rows(context))
     context.phase("measuring")
-    measured = verdict(context, float(prepared["budget_ms"]), float(prepared["dense"]["p50_ms"]))
-    outcome = "budget_met" if measured["p50_ms"] <= prepared["budget_ms"] else "budget_missed"
+    measured = verdict(context, float(prepared["dense"]["p50_ms"]))
+    outcome = "budget_met" if measured["p50_ms"] <= measured["budget_ms"] else "budget_missed"
     slim = {
         **measured,
         "accuracy": score.overall,
@@ -44,6 +44,8 @@ def run(context: StepContext) -> dict[str, Any]:
         "onnx_max_abs_error": error,
     }
     summary = {
+        "budget_ms": measured["budget_ms"],
+        "dense_ms": measured["dense_p50_ms"],
         "measured_ms": measured["p50_ms"],
         "accuracy": score.overall,
         "num_macs": slim["num_macs"],
@@ -54,28 +56,38 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"outcome": outcome, "slim": slim, "summary": summary}
 
 
-def verdict(context: StepContext, budget_ms: float, dense_ms: float) -> dict[str, Any]:
-    """Measure the file, interleaved with the dense network, and return its latency.
+def verdict(context: StepContext, dense_ms: float) -> dict[str, Any]:
+    """Measure the file, interleaved with the dense network, and return its latency and the budget it is held against.
 
-    A missed budget is measured again while the dense network shows that the machine is busy, or the miss is within the drift;
-    every try is reported, and the last one counts.
+    A budget in ms is what it is; a budget that is a share of the dense latency is that share of the dense latency *in this run*, so
+    that a machine that got slower since the job began treats both alike. A missed budget is measured again while the dense network
+    shows that the machine is busy, or the miss is as small as the drift; every try is reported, and the last one counts.
     """
+    job = context.spec["job"]
     tries: list[dict[str, float]] = []
     while True:
         dense, slim = measure_models(
             [context.path("dense.onnx"), context.path("model.onnx")], profile(context), min_seconds=2.0
         )
-        tries.append({"p50_ms": slim.p50_ms, "dense_p50_ms": dense.p50_ms})
+        budget_ms = job["budget_ms"] or job["budget_ratio"] * dense.p50_ms
+        tries.append({"p50_ms": slim.p50_ms, "dense_p50_ms": dense.p50_ms, "budget_ms": budget_ms})
         context.metric(measured_ms=slim.p50_ms, dense_ms=dense.p50_ms, budget_ms=budget_ms)
         busy = dense.p50_ms > dense_ms * (1 + DRIFT) or slim.p50_ms <= budget_ms * (1 + DRIFT)
         if slim.p50_ms <= budget_ms or not busy or len(tries) == TRIES:
             break
         context.log(f"{slim.p50_ms:.4g} ms is over the budget, but the machine looks busy: measuring again.")
-        time.sleep(PAUSE_S)
+        time.sleep(PAUSE_S * len(tries))
+    if slim.p50_ms > budget_ms and dense.p50_ms > dense_ms * (1 + DRIFT):
+        context.warning(
+            "machine_got_slower",
+            f"The dense network now takes {dense.p50_ms:.4g} ms, it took {dense_ms:.4g} ms when the job began: "
+            "the machine is busy with something else. Retry the job when it is not.",
+        )
     return {
         "p50_ms": slim.p50_ms,
         "p90_ms": slim.p90_ms,
         "num_samples": slim.num_samples,
+        "budget_ms": budget_ms,
         "dense_p50_ms": dense.p50_ms,
         "dense_p90_ms": dense.p90_ms,
         "tries": tries,

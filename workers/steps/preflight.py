@@ -1,5 +1,6 @@
 """What a job would meet, found without measuring or training anything."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,12 @@ def run(context: StepContext) -> dict[str, Any]:
     groups = coupling_groups(network)
     costs = operators(network, groups)
     dense: Widths = {group.id: group.units for group in groups if not group.frozen}
-    known = context.path("known_table.json")
-    table = LatencyTable.load(known) if known.exists() else None
-    dense_ms, floor_ms = _from_table(network, groups, costs, dense, table)
-    shares = _shares(costs, dense, table if dense_ms is not None else None)
+    stored = context.path("known_table.json")
+    table = LatencyTable.load(stored) if stored.exists() else None
+    known = _priced(costs, dense, table)
+    dense_ms = predicted_us(known, dense, table) / 1e3 if table and known else None
+    floor_ms = _least_ms(network, groups, known, table) if table and known else None
+    shares = _shares(costs, dense, table if known else None)
     blockers = _frozen(groups, costs, shares)
     for name in unpriced(network, groups):
         detail = f"No table prices {name}: its latency shows only when the whole network is measured."
@@ -59,31 +62,51 @@ def run(context: StepContext) -> dict[str, Any]:
     }
 
 
-def _from_table(
-    network: Network,
-    groups: tuple[CouplingGroup, ...],
-    costs: tuple[Operator, ...],
-    dense: Widths,
-    table: LatencyTable | None,
-) -> tuple[float | None, float | None]:
-    """Return the dense latency and the least achievable one in ms by the table; (None, None) where it does not cover the network."""
-    if table is None:
-        return None, None
+def _priced(costs: tuple[Operator, ...], dense: Widths, table: LatencyTable | None) -> tuple[Operator, ...]:
+    """Return the operators the table prices; none where those it lacks do a notable share of the work.
+
+    Another number of classes is another head, which costs next to nothing: the least latency is then a little too low, never too high.
+    """
+    known = [] if table is None else [op for op in costs if _covers(table, op, dense)]
+    missing = _work(costs, dense) - _work(known, dense)
+    return tuple(known) if missing <= NOTABLE_SHARE * _work(costs, dense) else ()
+
+
+def _covers(table: LatencyTable, op: Operator, dense: Widths) -> bool:
+    try:
+        table.latency_us(op.signature, op.c_in.at(dense), op.c_out.at(dense))
+    except LutMiss:
+        return False
+    return True
+
+
+def _work(costs: Iterable[Operator], dense: Widths) -> int:
+    return sum(num_macs(op.signature, op.c_in.at(dense), op.c_out.at(dense)) for op in costs)
+
+
+def _least_ms(
+    network: Network, groups: tuple[CouplingGroup, ...], known: tuple[Operator, ...], table: LatencyTable
+) -> float | None:
+    """Return the least achievable latency by the table; None where it does not cover every width on offer."""
     choices = width_choices(groups, table)
     flat = group_values({group.id: np.zeros(group.units) for group in groups}, choices)
+    stages = removable_stages(network, groups, known)
     try:
-        problem = build_problem(
-            costs, choices, flat, table, budget_ns=0, stages=removable_stages(network, groups, costs)
-        )
-        return predicted_us(costs, dense, table) / 1e3, solve(problem).min_achievable_ns / 1e6
+        problem = build_problem(known, choices, flat, table, budget_ns=0, stages=stages)
     except LutMiss:
-        return None, None
+        return None
+    return solve(problem).min_achievable_ns / 1e6
 
 
 def _shares(costs: tuple[Operator, ...], dense: Widths, table: LatencyTable | None) -> list[float]:
     """Return each operator's share of the dense latency, or of the multiply-accumulates without a table."""
     counts = [(op.signature, op.c_in.at(dense), op.c_out.at(dense)) for op in costs]
-    amounts = [table.latency_us(*key) if table else float(num_macs(*key)) for key in counts]
+    if table is None:
+        amounts = [float(num_macs(*key)) for key in counts]
+    else:
+        amounts = [
+            table.latency_us(*key) if _covers(table, op, dense) else 0.0 for op, key in zip(costs, counts, strict=True)
+        ]
     total = sum(amounts) or 1.0
     return [amount / total for amount in amounts]
 

@@ -34,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> tuple[Endi
     (package / "body.py").write_text(BODY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     order = Order(
-        package="bodies", workdir=str(tmp_path), spec={"act": act}, seed=7, attempt=1, device_lock=None,
+        package="bodies", workdir=str(tmp_path), cache=str(tmp_path), spec={"act": act}, seed=7, attempt=1, device_lock=None,
         silence_timeout_s=30,
     )  # fmt: skip
     events: list[dict[str, Any]] = []

@@ -130,7 +130,7 @@ class FinetuneOptions(Wire):
 
     mode: Literal["full", "reconstruct", "none"] = "full"
     """`full`: least squares, then distillation; `reconstruct`: least squares alone, training-free; `none`: as cut."""
-    max_epochs: int = Field(default=12, ge=1, le=1000)
+    max_epochs: int = Field(default=30, ge=1, le=1000)
     max_minutes: float = Field(default=10, gt=0, le=100_000)
     """Training stops at the end of the epoch in which this much time has passed."""
     batch_size: int = Field(default=128, ge=2, le=4096)

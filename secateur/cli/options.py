@@ -19,7 +19,7 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 """(mean, std) per channel of pixels scaled to 0..1."""
 IMAGE_SIZES = {"torchvision": 224, "timm": 224, "cifar": 32}
 """Side in pixels that the weights of a family are usually trained for."""
-BUDGET = re.compile(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(ms|us|s|x|%)", re.IGNORECASE)
+BUDGET = re.compile(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(ms|us|s|x|%)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,11 @@ class Normalization:
 
 
 def parse_budget(text: str) -> dict[str, float]:
-    """Return `{"budget_ms": ..}` for `5ms`, `800us`, `0.1s`; `{"budget_ratio": ..}` for `0.5x`, `50%`."""
+    """Return `{"budget_ms": ..}` for `5`, `5ms`, `800us`, `0.1s`; `{"budget_ratio": ..}` for `0.5x`, `50%`."""
     match = BUDGET.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"--budget {text}: write a time, as in 5ms, or a share of the dense latency, as in 0.5x")
-    number, unit = float(match[1]), match[2].lower()
+    number, unit = float(match[1]), (match[2] or "ms").lower()
     if number <= 0:
         raise UsageError(f"--budget {text}: a budget is more than nothing")
     if unit in ("x", "%"):

@@ -3,57 +3,19 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import pytest
 
-from bench.demo import ARCH, digits, train, write_zip
 from secateur import Client, Job
 from secateur.schemas import Dataset, JobStatus, Model
+from tests.e2e.conftest import Server
 
 PATIENCE_S = 240.0
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("e2e")
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", Client]]:
-    """The whole service in an empty home on a free port."""
-    command = [sys.executable, "-m", "secateur", "serve", "--port", "0", "--home", str(folder / "home"), "--json"]
-    with (folder / "serve.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, (folder / "serve.log").read_text()
-    with Client(json.loads(line)["url"]) as client:
-        yield process, client
-    process.terminate()
-    assert process.wait(60) is not None
-
-
-@pytest.fixture(scope="module")
-def client(server: tuple["subprocess.Popen[str]", Client]) -> Client:
-    return server[1]
-
-
-@pytest.fixture(scope="module")
-def inputs(folder: Path, client: Client) -> tuple[Model, Dataset]:
-    """ResNet-20, trained here for a few epochs, and the digits it learnt."""
-    images, labels = digits()
-    weights = train(images, labels, folder / "resnet20.safetensors", max_epochs=4)
-    archive = write_zip(images, labels, folder / "digits.zip")
-    dataset = client.upload_dataset(archive, image_size=32, mean=[0.5] * 3, std=[0.5] * 3)
-    return client.upload_model(weights, arch=ARCH), dataset
 
 
 def submit(client: Client, inputs: tuple[Model, Dataset], **more: Any) -> Job:
@@ -107,7 +69,7 @@ def test_an_impossible_budget_is_called_before_any_training(client: Client, inpu
 
 
 def test_a_worker_killed_while_it_fine_tunes_finishes_the_same_job_once(
-    server: tuple["subprocess.Popen[str]", Client], inputs: tuple[Model, Dataset]
+    server: Server, inputs: tuple[Model, Dataset]
 ) -> None:
     process, client = server
     job = submit(client, inputs, finetune={"max_epochs": 6, "max_minutes": 2})

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lut.calibrate import fit
 from lut.measure.onnxruntime import measure_models
 from lut.profile import DeviceProfile
 from lut.table import LatencyTable
@@ -21,7 +22,7 @@ from pruning.problem import Plan, Problem, Stage
 from pruning.search import Attempt, Search, search
 from pruning.solve import SOLVERS
 from pruning.stages import build, removable_stages
-from pruning.tables import best_units, build_problem, group_values, width_choices
+from pruning.tables import best_units, build_problem, group_values, predicted_us, width_choices
 from workers.context import StepContext
 from workers.steps.loading import dense_network, profile
 from workers.steps.planned import MAIN
@@ -88,7 +89,7 @@ def run(context: StepContext) -> dict[str, Any]:
         groups=groups,
         costs=costs,
         stages=removable_stages(dense, groups, costs),
-        table=LatencyTable.load(context.path("table.json")),
+        table=calibrated(LatencyTable.load(context.path("table.json")), groups, costs, prepared["dense"]["p50_ms"]),
         device=profile(context),
         dense_onnx=context.path("dense.onnx"),
         dense_ms=prepared["dense"]["p50_ms"],
@@ -125,6 +126,14 @@ def run(context: StepContext) -> dict[str, Any]:
     if main.chosen is None:
         return {"feasible": False, "outcome": "infeasible", "summary": summary}
     return {"feasible": True, "summary": summary | {"gap": main.chosen.plan.gap, "planned_ms": main.chosen.measured_ms}}
+
+
+def calibrated(
+    table: LatencyTable, groups: Sequence[CouplingGroup], costs: Sequence[Operator], dense_ms: float
+) -> LatencyTable:
+    """Return the table scaled so that it predicts the dense network as it was measured; plans are corrected one by one."""
+    dense = {group.id: group.units for group in groups}
+    return table.calibrated(fit([predicted_us(costs, dense, table)], [1e3 * dense_ms]))
 
 
 def attempt(

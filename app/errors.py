@@ -106,13 +106,12 @@ PROBLEMS: Mapping[str, Kind] = {
     "class_not_mapped": Kind(
         status=422,
         title="Class without an output",
-        meaning="It is not known which output of the model means the class. Upload the dataset with a `class_map`, or "
-        "the model with `class_names`.",
+        meaning="The dataset's `class_map` does not name an output of the model for the class.",
     ),
     "shape_mismatch": Kind(
         status=422,
         title="Images do not fit the model",
-        meaning="The ONNX model fixes another image size or channel count.",
+        meaning="The ONNX model fixes another image size.",
     ),
     "model_in_use": Kind(status=409, title="Model in use", meaning="A job that has not ended uses the model."),
     "dataset_in_use": Kind(status=409, title="Dataset in use", meaning="A job that has not ended uses the dataset."),

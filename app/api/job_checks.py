@@ -79,35 +79,21 @@ def _check_classes(classes: Sequence[str | int], dataset: DatasetRow, faults: Fa
 
 
 def _check_fit(chosen: dict[str, str], dataset: DatasetRow, model: ModelRow, faults: Faults) -> None:
-    """Find the model's output of each class, and compare image shapes where the model fixes one."""
-    rows = output_rows(dataset, model)
-    for name, pointer in chosen.items():
-        row = rows.get(name)
+    """Compare the class map, where there is one, and the image size, where the model fixes one.
+
+    Without a map the job finds the rows itself: by the model's class names, by order, or by what the dense network predicts.
+    """
+    for name, pointer in chosen.items() if dataset.class_map is not None else ():
+        row = (dataset.class_map or {}).get(name)
         if row is None:
-            detail = (
-                f"It is not known which of the model's {model.num_outputs} outputs is {name!r}: the dataset has "
-                f"{len(dataset.classes)} classes. Upload the dataset with a `class_map`, or the model with "
-                "`class_names`."
-            )
-            faults.add("class_not_mapped", pointer, detail)
+            faults.add("class_not_mapped", pointer, f"The dataset's `class_map` has no entry for {name!r}.")
         elif row >= model.num_outputs:
             detail = f"The class {name!r} is mapped to output {row}; the model's last one is {model.num_outputs - 1}."
             faults.add("class_not_mapped", pointer, detail)
-    shape = [len(dataset.mean), dataset.image_size, dataset.image_size]
-    if model.input_shape is not None and list(model.input_shape) != shape:
-        detail = f"The model takes images of shape {model.input_shape}, the dataset is declared as {shape}."
+    size = [dataset.image_size, dataset.image_size]
+    if model.input_shape is not None and list(model.input_shape[1:]) != size:
+        detail = f"The model takes images of {model.input_shape[1:]} pixels, the dataset is declared as {size}."
         faults.add("shape_mismatch", "/dataset_id", detail)
-
-
-def output_rows(dataset: DatasetRow, model: ModelRow) -> dict[str, int]:
-    """Folder name -> the model's output row: the dataset's map, else the model's names, else position."""
-    if dataset.class_map is not None:
-        return dataset.class_map
-    if model.class_names is not None and set(dataset.classes) <= set(model.class_names):
-        return {name: model.class_names.index(name) for name in dataset.classes}
-    if len(dataset.classes) == model.num_outputs:
-        return {name: row for row, name in enumerate(dataset.classes)}
-    return {}
 
 
 def _listed(names: Sequence[str]) -> str:

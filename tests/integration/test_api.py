@@ -36,7 +36,6 @@ def test_a_submitted_job_is_queued_at_a_location(idle: Service) -> None:
         ({"classes": ["cow"]}, "unknown_class", ["/classes/0"]),
         ({"classes": ["cat", 3, -1, "DOG"]}, "unknown_class", ["/classes/1", "/classes/2", "/classes/3"]),
         ({"classes": ["cat", 0]}, "duplicate_class", ["/classes/1"]),
-        ({"num_outputs": 10}, "class_not_mapped", ["/classes/0"]),
         ({"class_map": {"cat": 3, "dog": 0}}, "class_not_mapped", ["/classes/0"]),
         ({"class_map": {"dog": 0}}, "class_not_mapped", ["/classes/0"]),
         ({"input_shape": [3, 32, 32]}, "shape_mismatch", ["/dataset_id"]),

@@ -50,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)
     if not options.json:
-        print("| network | groups | prunable latency | slim error | ONNX error | kept dense |\n|---|---|---|---|---|---|")
+        print(
+            "| network | groups | prunable latency | slim error | ONNX error | kept dense |\n|---|---|---|---|---|---|"
+        )
     exact = True
     for name in options.networks:
         row = _row(name, options.seed, not options.no_latency)

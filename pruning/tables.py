@@ -19,17 +19,22 @@ Choices = Mapping[str, Sequence[int]]
 """Offered widths, ascending, by coupling group id; the last is the dense width."""
 
 
-def width_choices(groups: Iterable[CouplingGroup], table: LatencyTable) -> dict[str, tuple[int, ...]]:
+def width_choices(
+    groups: Iterable[CouplingGroup], table: LatencyTable, floor: float = 0.0
+) -> dict[str, tuple[int, ...]]:
     """Return the widths offered for every group that may be pruned: where the device's stairs end, about `MAX_CHOICES` at most.
 
-    A unit of k channels (grouped convolutions) makes the stair k times narrower in units.
+    A unit of k channels (grouped convolutions) makes the stair k times narrower in units. Widths below the share `floor` of a group are
+    left out: the sum of saliencies knows nothing of what channels say together, and a layer squeezed to a few of them says nothing (CRISP
+    keeps such a floor too, section 2 of the method).
     """
     choices = {}
     for group in groups:
         if not group.frozen:
             channels = min(slot.index.shape[1] for slot in group.slots)
             stair = replace(table, step=max(1, table.step // channels))
-            choices[group.id] = stair.candidate_widths(group.units, MAX_CHOICES)
+            widths = stair.candidate_widths(group.units, MAX_CHOICES)
+            choices[group.id] = tuple(width for width in widths if width >= floor * group.units)
     return choices
 
 

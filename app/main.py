@@ -3,7 +3,6 @@
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,6 +16,7 @@ from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
 from app.services import open_services
 from app.settings import Settings
 from app.web import pages
+from secateur import __version__
 from secateur.schemas import JobEvent, Page, Problem
 
 ROUTERS = (
@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Secateur",
         summary="Prune a vision network to a measured latency budget, for the classes its user cares about.",
-        version=version("secateur"),
+        version=__version__,
         openapi_url="/v1/openapi.json",
         docs_url=None,  # the usual pages load their scripts from elsewhere; this service works offline
         redoc_url=None,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     )
     from secateur.jobs import Job
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "Client": "secateur.client",
     "Job": "secateur.jobs",

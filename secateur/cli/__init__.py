@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from secateur import __version__
 from secateur.cli import inventory, jobs, prune, serve
 from secateur.cli.common import Commands
 
@@ -20,9 +21,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        typer.echo(f"secateur {version('secateur')}")
+        typer.echo(f"secateur {__version__}")
         raise typer.Exit
 
 

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from pruning.report import build_report, render_html
+from secateur import __version__
 from workers.context import StepContext
 from workers.steps.planned import MAIN
 
-LIBRARIES = ("secateur", "torch", "onnxruntime", "ortools")
+LIBRARIES = ("torch", "onnxruntime", "ortools")
 SIDE = ("p50_ms", "p90_ms", "num_samples", "accuracy", "per_class", "num_macs", "num_parameters", "size_bytes")
 BASELINE_NOTES = {
     MAIN: "This job's plan.",
@@ -132,10 +133,7 @@ def _training(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _provenance(spec: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"seed": spec["job"]["seed"], "dataset sha256": spec["dataset"].get("sha256")}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:  # run from a checkout
-            found[library] = None
-    return found
+    """Return the seed, the inputs' checksums and the versions that made the result."""
+    checksums = {f"{name} sha256": spec[name].get("sha256") for name in ("model", "dataset")}
+    versions = {library: version(library) for library in LIBRARIES}
+    return {"seed": spec["job"]["seed"], **checksums, "secateur": __version__, **versions}

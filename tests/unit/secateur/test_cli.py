@@ -157,7 +157,7 @@ def test_refusal_is_a_sentence_with_pointers(service: FakeService, inputs: list[
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--budget", "5"], "--budget 5: write a time"),
+        (["--budget", "soon"], "--budget soon: write a time"),
         (["--normalize", "imagnet"], "--normalize imagnet"),
         (["--threads", "0"], "threads"),
         (["--data", "no/such.zip"], "there is no file no/such.zip"),

@@ -74,7 +74,7 @@ def close(search: Search, state: State, master: Master, run: Run) -> None:
         return
     answer = model.solve(
         run,
-        within=(None if state.best is None else state.best.value + 1, int(state.bound)),
+        at_most=int(state.bound),
         hint=dict(enumerate(master.columns[-1].choice.tolist())),
     )
     if answer.rows is None:

@@ -191,3 +191,10 @@ def test_long_concat_splits() -> None:
 def test_solver_needs_no_torch() -> None:
     code = "import sys, pruning.solve, pruning.check; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_close_that_a_presolve_once_cut_short_finds_the_optimum() -> None:
+    problem = RandomProblem(6, num_groups=4, num_budgets=1, tightness=0.5).problem()
+    with patch.object(close, "SEARCH_WIDTHS", (1,)), patch.object(close, "PIECE_WIDTH", 3):
+        plan = solve(problem, tolerance=0.0)
+    assert agrees(plan, brute_force(problem)[0])

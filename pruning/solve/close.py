@@ -74,7 +74,6 @@ def close(search: Search, state: State, master: Master, run: Run) -> None:
         return
     answer = model.solve(
         run,
-        at_most=int(state.bound),
         hint=dict(enumerate(master.columns[-1].choice.tolist())),
     )
     if answer.rows is None:

@@ -193,8 +193,14 @@ def test_solver_needs_no_torch() -> None:
     assert run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_close_that_a_presolve_once_cut_short_finds_the_optimum() -> None:
-    problem = RandomProblem(6, num_groups=4, num_budgets=1, tightness=0.5).problem()
+@pytest.mark.parametrize(
+    ("seed", "num_groups", "num_budgets", "tightness"),
+    [(6, 4, 1, 0.5), (332732, 2, 1, 1.3), (268732, 2, 1, 0.9), (50086, 2, 2, 0.9)],
+)
+def test_a_close_that_a_presolve_once_cut_short_finds_the_optimum(
+    seed: int, num_groups: int, num_budgets: int, tightness: float
+) -> None:
+    problem = RandomProblem(seed, num_groups=num_groups, num_budgets=num_budgets, tightness=tightness).problem()
     with patch.object(close, "SEARCH_WIDTHS", (1,)), patch.object(close, "PIECE_WIDTH", 3):
         plan = solve(problem, tolerance=0.0)
     assert agrees(plan, brute_force(problem)[0])

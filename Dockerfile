@@ -35,7 +35,6 @@ COPY --from=build /opt/secateur /opt/secateur
 ENV PATH=/opt/secateur/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    MPLCONFIGDIR=/tmp/matplotlib \
     SECATEUR_HOME=/data \
     SECATEUR_HOST=0.0.0.0
 USER 10001:10001

@@ -107,28 +107,13 @@ def run(context: StepContext) -> dict[str, Any]:
     )
     budget_ms = float(prepared["budget_ms"])
     saliency = load_saliency(context.path("saliency.npz"))
-    names = {MAIN: ("secateur", job["saliency"])} | (BASELINES if job["baselines"] else {})
-    found: dict[str, Search] = {}
-    for done, (name, (solver, method)) in enumerate(names.items()):
-        context.progress(done / len(names))
-        scores = saliency[method or job["saliency"]]
-        plan = partial(
-            attempt,
-            saliency=scores,
-            solver=solver,
-            budget_ms=budget_ms,
-            seed=job["seed"],
-            on_attempt=partial(say, context, name),
-        )
-        if name == MAIN:
-            found[MAIN] = plan(bench, thorough=True)
-            if found[MAIN].chosen is None:
-                bench = replace(bench, floor=0.0)
-                found[MAIN] = plan(bench, thorough=True)
-        elif found[MAIN].chosen:
-            found[name] = plan(bench, thorough=False)
+    how = {MAIN: ("secateur", job["saliency"])}
+    if job["baselines"]:
+        how |= {name: (solver, method or job["saliency"]) for name, (solver, method) in BASELINES.items()}
+    found, bench = searches(context, bench, how, saliency, budget_ms)
     main = found[MAIN]
     least_ms = main.min_achievable_ms if bench.floor == 0 else least(replace(bench, floor=0.0), main)
+    offered = bench.choices
     content = {
         "schema_version": 1,
         "feasible": main.chosen is not None,
@@ -137,12 +122,9 @@ def run(context: StepContext) -> dict[str, Any]:
         "floor": bench.floor,
         "step": bench.table.step,
         "saliency": job["saliency"],
-        "plans": {
-            name: described(bench, saliency[names[name][1] or job["saliency"]], names[name], result)
-            for name, result in found.items()
-        },
+        "plans": {name: described(bench, saliency[how[name][1]], how[name][0], one) for name, one in found.items()},
         "groups": {
-            g.id: {"units": g.units, "frozen": g.frozen, "offered": list(bench.choices.get(g.id, ()))} for g in groups
+            g.id: {"units": g.units, "frozen": g.frozen, "offered": list(offered.get(g.id, ()))} for g in groups
         },
     }
     context.path("plan.json").write_text(json.dumps(content, allow_nan=False))
@@ -150,6 +132,37 @@ def run(context: StepContext) -> dict[str, Any]:
     if main.chosen is None:
         return {"feasible": False, "outcome": "infeasible", "summary": summary}
     return {"feasible": True, "summary": summary | {"gap": main.chosen.plan.gap, "planned_ms": main.chosen.measured_ms}}
+
+
+def searches(
+    context: StepContext,
+    bench: Workbench,
+    how: Mapping[str, tuple[str, str]],
+    saliency: Mapping[str, Mapping[str, np.ndarray]],
+    budget_ms: float,
+) -> tuple[dict[str, Search], Workbench]:
+    """Return a search per (solver, saliency) of `how`, the job's own first, and the workbench whose floor met the budget.
+
+    Without a plan of its own the job is infeasible, and no baseline is searched for.
+    """
+    found: dict[str, Search] = {}
+    for done, (name, (solver, method)) in enumerate(how.items()):
+        context.progress(done / len(how))
+        plan = partial(
+            attempt,
+            saliency=saliency[method],
+            solver=solver,
+            budget_ms=budget_ms,
+            seed=context.seed,
+            on_attempt=partial(say, context, name),
+            thorough=name == MAIN,
+        )
+        if name == MAIN or found[MAIN].chosen:
+            found[name] = plan(bench)
+        if name == MAIN and found[MAIN].chosen is None:
+            bench = replace(bench, floor=0.0)
+            found[MAIN] = plan(bench)
+    return found, bench
 
 
 def least(bench: Workbench, main: Search) -> float:
@@ -202,9 +215,7 @@ def say(context: StepContext, name: str, attempt: Attempt) -> None:
     )
 
 
-def described(
-    bench: Workbench, saliency: Mapping[str, np.ndarray], how: tuple[str, str], result: Search
-) -> dict[str, Any] | None:
+def described(bench: Workbench, saliency: Mapping[str, np.ndarray], solver: str, result: Search) -> dict[str, Any]:
     """Return the JSON of a search: its attempts, and the chosen plan with kept units and sizes; None inside when none fits."""
     attempts = [
         {
@@ -220,7 +231,7 @@ def described(
         }
         for a in result.attempts
     ]
-    described: dict[str, Any] = {"solver": how[0], "attempts": attempts, "chosen": None}
+    described: dict[str, Any] = {"solver": solver, "attempts": attempts, "chosen": None}
     if result.chosen is not None:
         plan = result.chosen.plan
         network = bench.network(saliency, plan)

@@ -37,6 +37,6 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 def _num_outputs(model: nn.Module) -> int:
-    """Run one image through the network, large enough for every architecture, and count the logits."""
+    """Run one image of the size every named architecture accepts (vision transformers accept no other) and count the logits."""
     with torch.inference_mode():
-        return int(model(torch.zeros(1, in_channels(model), 299, 299)).shape[1])
+        return int(model(torch.zeros(1, in_channels(model), 224, 224)).shape[1])

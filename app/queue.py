@@ -8,6 +8,7 @@ from dbos import DBOSPortableJSONSerializer as PortableJsonSerializer
 from sqlalchemy.orm import Session
 
 from app.store.base import new_id
+from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S
 
 INSPECT_QUEUE = "inspect"
 INSPECT_WORKFLOW = "inspect"
@@ -37,6 +38,7 @@ class Queue:
             system_database_url=url,
             serializer=PortableJsonSerializer(),
             lazy=True,
+            sys_db_idle_transaction_timeout_sec=IDLE_TRANSACTION_TIMEOUT_S,
             # A lost database is a 503 now, not a request that hangs until it is back.
             retry_connection_errors=False,
         )

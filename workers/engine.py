@@ -15,6 +15,7 @@ import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from dbos import error as dbos_error
 
+from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S
 from workers.heartbeat import Running
 from workers.inspect import inspect
 from workers.journal import Fenced, JobCancelled, JobView
@@ -66,6 +67,7 @@ class Engine:
             "run_migrations": False,
             "log_level": "WARNING" if log_level == "INFO" else log_level,
             "sys_db_pool_size": 5,
+            "sys_db_idle_transaction_timeout_sec": IDLE_TRANSACTION_TIMEOUT_S,
         }
         self._dbos = DBOS(config=config)
         # DBOS gives its logger a console of its own; its records belong into ours.

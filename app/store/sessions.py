@@ -10,6 +10,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_MS = 30_000
+IDLE_TRANSACTION_TIMEOUT_S = 5.0
+"""Postgres ends a session that is silent for this long within a transaction: a frozen process must lock out nobody."""
 
 
 def make_engine(url: str, *, foreign_keys: bool = True, pool_size: int = 5) -> Engine:
@@ -19,7 +21,10 @@ def make_engine(url: str, *, foreign_keys: bool = True, pool_size: int = 5) -> E
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed, pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
+        timeout = f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_TIMEOUT_S * 1000:.0f}"
+        return create_engine(
+            parsed, pool_size=pool_size, max_overflow=10, pool_pre_ping=True, connect_args={"options": timeout}
+        )
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         raise ValueError(f"{parsed.render_as_string()} is neither a SQLite file nor a Postgres database")
     engine = create_engine(parsed, pool_size=pool_size, max_overflow=10)

@@ -95,6 +95,11 @@ PROBLEMS: Mapping[str, Kind] = {
         title="Unknown device",
         meaning="No worker has ever registered this device; GET /v1/devices lists them.",
     ),
+    "no_latency_table": Kind(
+        status=422,
+        title="No latency table",
+        meaning="A device in `also` has no latency table for these threads and this batch; GET /v1/luts lists them.",
+    ),
     "unknown_class": Kind(
         status=422,
         title="Unknown class",

@@ -47,6 +47,12 @@ def to_safetensors(network: Network, path: Path) -> None:
     _replace(path, save(state))
 
 
+def weight_bytes(path: Path) -> int:
+    """Return the bytes of an ONNX file's weights and biases: its float tensors but scalars."""
+    floats = [tensor for tensor in onnx.load(path).graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in floats if tensor.dims)
+
+
 def num_parameters(network: Network) -> int:
     """Return how many trainable numbers the network has."""
     return sum(parameter.numel() for parameter in network.module.parameters())

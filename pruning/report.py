@@ -40,6 +40,8 @@ class Side(Part):
     """In the order of `Report.classes`."""
     num_macs: int | None = None
     num_parameters: int | None = None
+    weight_bytes: int | None = None
+    """Of the weights and biases in the ONNX file."""
     size_bytes: int | None = None
     """Of the ONNX file."""
 
@@ -76,6 +78,36 @@ class Solver(Part):
     gap: Figure
     """(bound - value) / bound."""
     seconds: Figure
+
+
+class FrontierPoint(Part):
+    """The best plan at one budget, built and measured, not trained."""
+
+    budget_ms: Figure
+    status: str
+    predicted_ms: Figure = None
+    measured_ms: Figure = None
+    p90_ms: Figure = None
+    value_share: Figure = None
+    """Saliency kept, as a share of the dense network's."""
+    gap: Figure = None
+    own: bool = False
+    """True for the job's own plan."""
+
+
+class Limit(Part):
+    """One more budget of the same network: another device, or bytes."""
+
+    name: str
+    unit: str
+    limit: Figure
+    min_achievable: Figure = None
+    """Least any width on offer reaches, this budget by itself."""
+    planned: Figure = None
+    """By the table."""
+    measured: Figure = None
+    """Null where this worker cannot measure: the table's word counts."""
+    dense: Figure = None
 
 
 class Baseline(Part):
@@ -151,6 +183,10 @@ class Report(Part):
     """Whole residual branches that were taken out."""
     solver: Solver | None = None
     baselines: list[Baseline] = []
+    limits: list[Limit] = []
+    """Budgets beside the job's own."""
+    frontier: list[FrontierPoint] = []
+    """Plans at further budgets from the same scoring pass, and the job's own among them; empty where none was asked for."""
     training: Training | None = None
     warnings: list[Warning] = []
     seconds: dict[str, Figure] = {}

@@ -1,19 +1,22 @@
 """The two tables of the knapsack, built from a traced network, its saliency and a device's latency table (method section 3)."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from lut.request import GridRequest, merge_requests
+from lut.request import GridRequest, merge_requests, num_weights
+from lut.signature import OpSignature
 from lut.table import LatencyTable
 from pruning.network import ChannelCount, CouplingGroup, Operator, Widths
-from pruning.problem import Layer, Problem, Stage, WidthChoice
+from pruning.problem import Budget, Layer, Problem, Stage, WidthChoice
 
 MAX_CHOICES = 16
 """Most widths offered for one coupling group, and most totals of a concat that are measured."""
+WEIGHTED = ("conv", "depthwise", "linear")
+BYTES_PER_WEIGHT = 4
 
 Choices = Mapping[str, Sequence[int]]
 """Offered widths, ascending, by coupling group id; the last is the dense width."""
@@ -68,36 +71,73 @@ def best_units(saliency: Mapping[str, np.ndarray], widths: Widths) -> dict[str, 
     return {group: np.sort(np.argsort(-saliency[group], kind="stable")[:width]) for group, width in widths.items()}
 
 
+Price = Callable[[OpSignature, Sequence[int], Sequence[int]], np.ndarray]
+"""Cost of one operator at every pair of channel counts: int64 [len(c_ins), len(c_outs)], in a budget's unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """One budget of a problem: what operators cost in it, what the network costs beside them, and how much it may be."""
+
+    id: str
+    price: Price
+    limit: int
+    fixed: int = 0
+
+
+def latency_limit(table: LatencyTable, budget_ns: int, correction: float = 1.0, limit_id: str = "latency_ns") -> Limit:
+    """Return the budget of whole ns, rounded up: `correction * (table offset + sum of table entries) <= budget_ns`."""
+
+    def price(signature: OpSignature, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
+        return np.ceil(table.grid_us(signature, c_ins, c_outs) * correction * 1000).astype(np.int64)
+
+    return Limit(id=limit_id, price=price, limit=budget_ns, fixed=math.ceil(correction * table.offset_us * 1000))
+
+
+def weight_bytes_limit(limit_bytes: int) -> Limit:
+    """Return the budget of the exported weights and biases, BatchNorm folded, in bytes of float32."""
+
+    def price(signature: OpSignature, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
+        per_output = {"batch_norm": 4}.get(signature.kind, int(signature.bias and signature.kind in WEIGHTED))
+        counts = [[num_weights(signature, i, o) + per_output * o for o in c_outs] for i in c_ins]
+        return BYTES_PER_WEIGHT * np.array(counts, dtype=np.int64)
+
+    return Limit(id="weight_bytes", price=price, limit=limit_bytes)
+
+
 def build_problem(
     operators: Iterable[Operator],
     choices: Choices,
     values: Mapping[str, np.ndarray],
-    table: LatencyTable,
+    latency: Limit,
     *,
-    budget_ns: int,
-    correction: float = 1.0,
+    others: Sequence[Limit] = (),
     stages: Iterable[Stage] = (),
 ) -> Problem:
-    """Return the knapsack whose latency is `correction * (table offset + sum of table entries)`, in whole ns rounded up.
+    """Return the knapsack of most value within `latency` (ns) and every other limit.
 
-    `values` holds float64 [n_g] per group of `choices`. Raises `lut.table.LutMiss` for an operator the table does not cover.
+    `values` holds float64 [n_g] per group of `choices`. Raises `lut.table.LutMiss` for an operator a table does not cover.
     An operator whose input and output lie in one group is a diagonal; one that reads several groups is indexed by their total.
     """
+    limits = (latency, *others)
     layers: list[Layer] = []
-    fixed_ns = math.ceil(correction * table.offset_us * 1000)
+    fixed = {limit.id: limit.fixed for limit in limits}
     for operator in operators:
-        pricer = _Pricer(operator=operator, table=table, scale=correction, choices=choices)
+        pricer = _Pricer(operator=operator, limits=limits, choices=choices)
         if not pricer.groups:
-            fixed_ns += int(pricer.price([operator.c_in.fixed], [operator.c_out.fixed])[0, 0])
+            for limit in limits:
+                price = limit.price(operator.signature, [operator.c_in.fixed], [operator.c_out.fixed])
+                fixed[limit.id] += int(price[0, 0])
             continue
         layers.append(pricer.layer())
     return Problem(
         groups=tuple(WidthChoice(id=group, widths=tuple(widths)) for group, widths in choices.items()),
         layers=tuple(layers),
         group_value={group: np.asarray(values[group], dtype=np.float64) for group in choices},
-        budget_ns=budget_ns,
-        fixed_latency_ns=fixed_ns,
+        budget_ns=latency.limit,
+        fixed_latency_ns=fixed[latency.id],
         stages=tuple(stages),
+        other_budgets=tuple(Budget(id=limit.id, limit=limit.limit, fixed=fixed[limit.id]) for limit in others),
     )
 
 
@@ -112,8 +152,7 @@ class _Pricer:
     """Turns one operator into a `Layer`."""
 
     operator: Operator
-    table: LatencyTable
-    scale: float
+    limits: Sequence[Limit]
     choices: Choices
 
     @property
@@ -121,14 +160,17 @@ class _Pricer:
         """Groups with a choice that this operator's channels depend on."""
         return {group for group, _ in (*self.operator.c_in.terms, *self.operator.c_out.terms)}
 
-    def price(self, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
-        """Return int64 [n_in, n_out] nanoseconds."""
-        latency_us = self.table.grid_us(self.operator.signature, c_ins, c_outs)
-        return np.ceil(latency_us * self.scale * 1000).astype(np.int64)
+    def grid(self, c_ins: Sequence[int], c_outs: Sequence[int]) -> list[np.ndarray]:
+        """Return int64 [n_in, n_out] per limit."""
+        return [limit.price(self.operator.signature, c_ins, c_outs) for limit in self.limits]
 
-    def diagonal(self, counts: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Return int64 [len(counts)] nanoseconds for (c_in, c_out) pairs."""
-        return np.array([self.price([c_in], [c_out])[0, 0] for c_in, c_out in counts], dtype=np.int64)
+    def diagonal(self, counts: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """Return int64 [len(counts)] per limit for (c_in, c_out) pairs."""
+        signature = self.operator.signature
+        return [
+            np.array([limit.price(signature, [c_in], [c_out])[0, 0] for c_in, c_out in counts], dtype=np.int64)
+            for limit in self.limits
+        ]
 
     def layer(self) -> Layer:
         """Return the operator's tables; its value is zero, as value belongs to the coupling groups."""
@@ -138,7 +180,7 @@ class _Pricer:
             group = next(iter(self.groups))
             if not sources or sources == [target for target, _ in c_out.terms]:
                 counts = [(c_in.at({group: w}), c_out.at({group: w})) for w in self.choices[group]]
-                return self._layer(self.diagonal(counts)[None, :], inputs=(), output=group)
+                return self._layer([costs[None, :] for costs in self.diagonal(counts)], inputs=(), output=group)
         if len(sources) <= 1 and len(c_out.terms) <= 1:
             return self._pair(sources[0] if sources else None)
         return self._several()
@@ -149,7 +191,7 @@ class _Pricer:
         target = c_out.terms[0][0] if c_out.terms else None
         ins = [c_in.at({source: w}) for w in self.choices[source]] if source else [c_in.fixed]
         outs = [c_out.at({target: w}) for w in self.choices[target]] if target else [c_out.fixed]
-        return self._layer(self.price(ins, outs), inputs=(source,) if source else (), output=target)
+        return self._layer(self.grid(ins, outs), inputs=(source,) if source else (), output=target)
 
     def _several(self) -> Layer:
         """Several groups (after a concat): indexed by every total they can reach.
@@ -162,39 +204,28 @@ class _Pricer:
         totals = _totals(c_in, self.choices)
         target = c_out.terms[0][0] if len(c_out.terms) == 1 and c_out.terms[0][0] not in groups else None
         if c_in == c_out:
-            latency = self.diagonal([(total, total) for total in totals])[:, None]
+            costs = [diagonal[:, None] for diagonal in self.diagonal([(total, total) for total in totals])]
         else:
             dense = {group: widths[-1] for group, widths in self.choices.items()}
             outs = [c_out.at({target: w}) for w in self.choices[target]] if target else [c_out.at(dense)]
-            latency = self.price(totals, outs)
-        return self._layer(
-            latency,
-            inputs=groups,
-            output=target,
+            costs = self.grid(totals, outs)
+        layer = self._layer(costs, inputs=groups, output=target)
+        return replace(
+            layer,
             input_counts=tuple(totals),
             input_multiplicity=tuple(times for _, times in c_in.terms),
             input_fixed=c_in.fixed,
         )
 
-    def _layer(
-        self,
-        latency_ns: np.ndarray,
-        *,
-        inputs: tuple[str, ...],
-        output: str | None,
-        input_counts: tuple[int, ...] = (),
-        input_multiplicity: tuple[int, ...] = (),
-        input_fixed: int = 0,
-    ) -> Layer:
+    def _layer(self, costs: Sequence[np.ndarray], *, inputs: tuple[str, ...], output: str | None) -> Layer:
+        latency_ns, *others = (cost[None] for cost in costs)
         return Layer(
             name=self.operator.name,
-            value=np.zeros((1, *latency_ns.shape)),
-            latency_ns=latency_ns[None],
+            value=np.zeros(latency_ns.shape),
+            latency_ns=latency_ns,
             inputs=inputs,
             output=output,
-            input_counts=input_counts,
-            input_multiplicity=input_multiplicity,
-            input_fixed=input_fixed,
+            other_costs={limit.id: cost for limit, cost in zip(self.limits[1:], others, strict=True)},
         )
 
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -33,7 +33,12 @@ class JobStatus(StrEnum):
 
 Outcome = Literal["budget_met", "budget_missed", "infeasible"]
 Saliency = Literal["squared_taylor", "bn_taylor", "cass"]
+Solver = Literal["secateur", "halp", "uniform", "magnitude", "random", "cp_sat"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Threads = Annotated[int, Field(ge=1, le=256)]
+Batch = Annotated[int, Field(ge=1, le=1024)]
+BudgetMs = Annotated[float, Field(gt=0, lt=1e7)]
+BudgetRatio = Annotated[float, Field(gt=0, le=1)]
 
 
 class ErrorDetail(Wire):
@@ -138,7 +143,24 @@ class FinetuneOptions(Wire):
     """Weight of the dense network's soft labels; the rest is cross entropy with the true labels."""
 
 
-class PruneJobCreate(Wire):
+class Budgeted(Wire):
+    """A device and what one batch may take on it."""
+
+    device: Name = "local"
+    threads: Threads = 1
+    batch: Batch = 1
+    budget_ms: BudgetMs | None = None
+    budget_ratio: BudgetRatio | None = None
+    """Budget as a share of the dense network's latency on that device; exactly one of the two."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.budget_ms is None) == (self.budget_ratio is None):
+            raise ValueError("give exactly one of budget_ms and budget_ratio")
+        return self
+
+
+class PruneJobCreate(Budgeted):
     """A prune job: these classes, this device, this budget."""
 
     name: str = Field(default="", max_length=200)
@@ -146,12 +168,23 @@ class PruneJobCreate(Wire):
     dataset_id: Name
     classes: list[str | int] = Field(min_length=1, max_length=10_000)
     """Folder names, or indices into the dataset's sorted folder names."""
-    device: Name = "local"
-    threads: int = Field(default=1, ge=1, le=256)
-    batch: int = Field(default=1, ge=1, le=1024)
-    budget_ms: float | None = Field(default=None, gt=0, lt=1e7)
-    budget_ratio: float | None = Field(default=None, gt=0, le=1)
-    """Budget as a share of the dense network's measured latency; exactly one of the two."""
+    also: list[Budgeted] = Field(default=[], max_length=4)
+    """More devices, threads or batches, each with a budget that the same network must keep."""
+    budgets: list[BudgetMs] = Field(default=[], max_length=64)
+    """Further budgets, in the unit of the job's own (ms, or shares of the dense latency): each gets its plan, built and
+    measured but not trained, and a point of the frontier in the report."""
+    sweep: int = Field(default=0, ge=0, le=64)
+    """The same for this many budgets, evenly from the least achievable latency to the dense one."""
+    max_weight_bytes: int | None = Field(default=None, ge=1, lt=2**50)
+    """Limit on the exported network's weights and biases, four bytes each."""
+    min_widths: dict[Name, Annotated[int, Field(ge=1, lt=2**31)]] = Field(default={}, max_length=1000)
+    """Least channels of a layer, by its name, or of a coupling group, by its id, as `plan.json` spells them."""
+    keep_dense: list[Name] = Field(default=[], max_length=1000)
+    """Layers whose input and output channels all stay."""
+    remove_stages: bool = True
+    """Whether whole residual branches may go, where the skip path remains."""
+    solver: Solver = "secateur"
+    """`secateur` is the optimal one; the others are there to be compared with it."""
     saliency: Saliency = "squared_taylor"
     head: Literal["slice", "mask", "full"] = "slice"
     patterns: Literal["none"] = "none"
@@ -161,9 +194,9 @@ class PruneJobCreate(Wire):
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
-    def _one_budget(self) -> "PruneJobCreate":
-        if (self.budget_ms is None) == (self.budget_ratio is None):
-            raise ValueError("give exactly one of budget_ms and budget_ratio")
+    def _budgets_in_the_unit(self) -> Self:
+        if self.budget_ratio is not None and any(budget > 1 for budget in self.budgets):
+            raise ValueError("budgets are shares of the dense latency, as budget_ratio is: at most 1")
         return self
 
 

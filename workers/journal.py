@@ -11,11 +11,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.store.blobs import Blob, BlobStore
-from app.store.models import PruneJobRow
+from app.store.models import LutRow, PruneJobRow
 from app.store.repositories import Artifacts, Datasets, Events, Holds, Jobs, Luts, Models
 from app.store.sessions import Database
 from lut.profile import DeviceProfile
 from secateur.schemas import JobStatus
+from workers.files import KNOWN_TABLES
 from workers.step import Output
 
 DATABASE_PATIENCE_S = 60.0
@@ -125,15 +126,35 @@ class Journal:
         profile = replace(profile, threads=row.spec["threads"], batch=row.spec["batch"])
         inputs = {"model": model.sha256, "dataset.zip": dataset.sha256}
         if table := Luts(session).find(self._device_id, profile.fingerprint):
-            inputs["known_table.json"] = table.blob_sha256
+            inputs[KNOWN_TABLES[0]] = table.blob_sha256
+        also = []
+        for name, wanted in zip(KNOWN_TABLES[1:], row.spec.get("also", ()), strict=False):
+            device, table = self._further_device(session, profile, wanted)
+            also.append(device)
+            if table is not None:
+                inputs[name] = table.blob_sha256
         spec = {
             "job": row.spec,
             "model": _columns(model),
             "dataset": _columns(dataset),
             "profile": asdict(profile),
+            "also": also,
             "limits": self.limits,
         }
         return JobView(id=row.id, workflow_id=row.workflow_id, attempt=row.attempt, spec=spec, inputs=inputs)
+
+    def _further_device(
+        self, session: Session, own: DeviceProfile, wanted: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], LutRow | None]:
+        """Return what the steps are told of a device in `also`, and its table. Raises LookupError where there is neither."""
+        if wanted["device"] == self._device_id:
+            profile = replace(own, threads=wanted["threads"], batch=wanted["batch"])
+            table = Luts(session).find(self._device_id, profile.fingerprint)
+            return {"profile": asdict(profile), "here": True}, table
+        table = Luts(session).newest(wanted["device"], threads=wanted["threads"], batch=wanted["batch"])
+        if table is None:
+            raise LookupError(f"the latency table of the device {wanted['device']} has been deleted")
+        return {"profile": table.profile, "here": False}, table
 
     @patient
     def check(self, job: JobView) -> None:
@@ -190,7 +211,7 @@ class Journal:
                 self._record(session, job, kept)
             if summary := result.get("summary"):
                 Jobs(session).set_summary(job.id, {**(row.summary or {}), **summary})
-            if table := result.get("lut"):
+            for table in result.get("luts", ()):
                 self._save_table(session, table, files)
             for old in Artifacts(session).list(job.id, hidden=True):
                 if old.name.startswith(f"{CHECKPOINT}{step}/"):
@@ -267,7 +288,7 @@ class Journal:
                     self.blobs.delete(sha256)
 
     def _save_table(self, session: Session, table: Mapping[str, Any], files: list[Kept]) -> None:
-        blob = next(kept.blob for kept in files if kept.name == "table.json")
+        blob = next(kept.blob for kept in files if kept.name == table["file"])
         profile = DeviceProfile(**table["profile"])
         Luts(session).save(
             device_id=self._device_id, fingerprint=profile.fingerprint, profile=asdict(profile),

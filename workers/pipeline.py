@@ -1,5 +1,6 @@
 """The prune job, read from top to bottom."""
 
+from workers.files import KNOWN_TABLES, TABLES
 from workers.step import Output, Pipeline, Results, Step
 
 JSON = "application/json"
@@ -25,8 +26,11 @@ PRUNE = Pipeline(
             phase="profiling",
             weight=3,
             inputs=("model", "dense.onnx"),
-            optional_inputs=("known_table.json",),
-            outputs=(Output(name="table.json", public=True, media_type=JSON),),
+            optional_inputs=KNOWN_TABLES,
+            outputs=(
+                Output(name="table.json", public=True, media_type=JSON),
+                *(Output(name=name, public=True, media_type=JSON, optional=True) for name in TABLES[1:]),
+            ),
             exclusive=True,
         ),
         Step(
@@ -42,6 +46,7 @@ PRUNE = Pipeline(
             phase="solving",
             weight=2,
             inputs=("model", "dense.onnx", "table.json", "saliency.npz"),
+            optional_inputs=TABLES[1:],
             outputs=(Output(name="plan.json", public=True, media_type=JSON),),
             exclusive=True,
         ),

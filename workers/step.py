@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from workers.files import KNOWN_TABLES
+
 Results = Mapping[str, Mapping[str, Any]]
 """What the steps that ran returned, by step name."""
 
@@ -56,7 +58,7 @@ class Pipeline:
     """Package the step modules are found in."""
 
     def __post_init__(self) -> None:
-        made = {"model", "dataset.zip", "known_table.json"}
+        made = {"model", "dataset.zip", *KNOWN_TABLES}
         for step in self.steps:
             if unknown := {*step.inputs, *step.optional_inputs} - made:
                 raise ValueError(f"step {step.name} needs {sorted(unknown)}, which no step before it makes")

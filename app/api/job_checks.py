@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import ApiProblem
 from app.store.models import DatasetRow, ModelRow
-from app.store.repositories import Datasets, Devices, Models
+from app.store.repositories import Datasets, Devices, Luts, Models
 from secateur.schemas import ErrorDetail, PruneJobCreate
 
 _MOST_NAMES_SHOWN = 20
@@ -50,11 +50,25 @@ def check_job(session: Session, spec: PruneJobCreate) -> None:
             "/device",
             f"No worker has registered the device {spec.device!r}; GET /v1/devices lists those there are.",
         )
+    _check_further_devices(session, spec, faults)
     if dataset is not None:
         chosen = _check_classes(spec.classes, dataset, faults)
         if model is not None:
             _check_fit(chosen, dataset, model, faults)
     faults.raise_if_any()
+
+
+def _check_further_devices(session: Session, spec: PruneJobCreate, faults: Faults) -> None:
+    """A device that the job's worker does not measure on must have a latency table for the threads and the batch."""
+    for position, also in enumerate(spec.also):
+        if also.device == spec.device:
+            continue
+        if Luts(session).newest(also.device, threads=also.threads, batch=also.batch) is None:
+            detail = (
+                f"There is no latency table of the device {also.device!r} for {also.threads} threads and batch "
+                f"{also.batch}; GET /v1/luts lists those there are."
+            )
+            faults.add("no_latency_table", f"/also/{position}", detail)
 
 
 def _check_classes(classes: Sequence[str | int], dataset: DatasetRow, faults: Faults) -> dict[str, str]:

@@ -28,6 +28,7 @@ _SPEC_CODES = (
     "unknown_model",
     "unknown_dataset",
     "unknown_device",
+    "no_latency_table",
     "unknown_class",
     "duplicate_class",
     "class_not_mapped",

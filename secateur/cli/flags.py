@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from secateur.schemas import FinetuneOptions, PruneJobCreate, Saliency
+from secateur.schemas import FinetuneOptions, PruneJobCreate, Saliency, Solver
 
 JOB = {name: info.default for name, info in PruneJobCreate.model_fields.items()}
 TRAINING = {name: info.default for name, info in FinetuneOptions.model_fields.items()}
@@ -95,7 +95,46 @@ Device = Annotated[str, typer.Option(help="Device to measure on.", rich_help_pan
 Threads = Annotated[int, typer.Option(help="CPU threads of an inference.", rich_help_panel=_TARGET)]
 Batch = Annotated[int, typer.Option(help="Images of an inference.", rich_help_panel=_TARGET)]
 
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="One more device the same network must keep: BUDGET,threads=2,batch=8,device=pixel6.",
+        rich_help_panel=_TARGET,
+        show_default=False,
+    ),
+]
+Frontier = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Further budgets to plan and measure for the report's frontier, in the unit of --budget: 0.4x,0.6x.",
+        rich_help_panel=_TARGET,
+        show_default=False,
+    ),
+]
+Sweep = Annotated[
+    int, typer.Option(help="The same for this many budgets, spread over all that can be had.", rich_help_panel=_TARGET)
+]
+MaxWeights = Annotated[
+    str | None,
+    typer.Option(help="Most bytes of weights: 800kB, 5MB.", rich_help_panel=_TARGET, show_default=False),
+]
+MinWidth = Annotated[
+    list[str] | None,
+    typer.Option(help="Least channels of a layer: layer1.0.conv1=32.", rich_help_panel=_TARGET, show_default=False),
+]
+KeepDense = Annotated[
+    list[str] | None,
+    typer.Option(help="Layers that keep all their channels.", rich_help_panel=_TARGET, show_default=False),
+]
+
 # Method
+
+SolverName = Annotated[
+    Solver, typer.Option(help="secateur is the optimal one; the others are for comparison.", rich_help_panel=_METHOD)
+]
+RemoveStages = Annotated[
+    bool, typer.Option(help="Let whole residual branches go where it pays.", rich_help_panel=_METHOD)
+]
 
 SaliencyName = Annotated[Saliency, typer.Option(help="What says which channels to keep.", rich_help_panel=_METHOD)]
 Mode = Annotated[

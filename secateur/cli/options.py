@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ IMAGE_SIZES = {"torchvision": 224, "timm": 224, "cifar": 32}
 """Side in pixels that the weights of a family are usually trained for."""
 BUDGET = re.compile(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(ms|us|s|x|%)?", re.IGNORECASE)
 
+SIZE = re.compile(r"([0-9]*\.?[0-9]+)\s*(b|[kmg]i?b?|)", re.IGNORECASE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Normalization:
@@ -30,26 +32,80 @@ class Normalization:
     std: tuple[float, ...]
 
 
-def parse_budget(text: str) -> dict[str, float]:
+def parse_budget(text: str, option: str = "--budget") -> dict[str, float]:
     """Return `{"budget_ms": ..}` for `5`, `5ms`, `800us`, `0.1s`; `{"budget_ratio": ..}` for `0.5x`, `50%`."""
     match = BUDGET.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"--budget {text}: write a time, as in 5ms, or a share of the dense latency, as in 0.5x")
+        raise UsageError(f"{option} {text}: write a time, as in 5ms, or a share of the dense latency, as in 0.5x")
     number, unit = float(match[1]), (match[2] or "ms").lower()
     if number <= 0:
-        raise UsageError(f"--budget {text}: a budget is more than nothing")
+        raise UsageError(f"{option} {text}: a budget is more than nothing")
     if unit in ("x", "%"):
         ratio = number / 100 if unit == "%" else number
         if ratio > 1:
-            raise UsageError(f"--budget {text}: a share of the dense latency is at most 1x")
+            raise UsageError(f"{option} {text}: a share of the dense latency is at most 1x")
         return {"budget_ratio": ratio}
     return {"budget_ms": number * {"ms": 1.0, "us": 1e-3, "s": 1e3}[unit]}
 
 
+def parse_also(texts: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Return the wire's `also` from `5ms,threads=2,batch=8,device=pixel6` and the like."""
+    return [_parse_device_budget(text) for text in texts or ()]
+
+
+def _parse_device_budget(text: str) -> dict[str, Any]:
+    budget, *settings = (part.strip() for part in text.split(","))
+    found: dict[str, Any] = dict(parse_budget(budget, "--also"))
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key == "device" and value:
+            found[key] = value
+        elif key in ("threads", "batch") and value.isdecimal():
+            found[key] = int(value)
+        else:
+            raise UsageError(f"--also {text}: write a budget, then threads=2, batch=8 or device=<id>")
+    return found
+
+
+def parse_frontier(texts: Sequence[str] | None, budget: Mapping[str, float]) -> list[float]:
+    """Return the numbers of `--frontier 0.4x,0.6x`, which must be in the unit of `--budget`."""
+    (unit,) = budget
+    parsed = [parse_budget(part, "--frontier") for text in texts or () for part in text.split(",")]
+    if any(unit not in one for one in parsed):
+        raise UsageError("--frontier: write its budgets in the unit of --budget, as times or as shares (0.4x)")
+    return [one[unit] for one in parsed]
+
+
+def parse_size(text: str | None) -> int | None:
+    """Return the bytes of `800kB`, `5MB`, `1.5MiB` or `100000`; None stays None."""
+    if text is None:
+        return None
+    match = SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"--max-weights {text}: write a number of bytes, as in 800kB or 5MB")
+    base = 1024 if "i" in match[2].lower() else 1000
+    return int(float(match[1]) * base ** "bkmg".index(match[2].lower()[:1] or "b"))
+
+
+def parse_widths(texts: Sequence[str] | None) -> dict[str, int]:
+    """Return least channels by layer from `conv1=32,layer1.0.conv1=16`."""
+    found = {}
+    for part in (part.strip() for text in texts or () for part in text.split(",")):
+        layer, _, width = part.rpartition("=")
+        if not layer or not width.isdecimal() or int(width) < 1:
+            raise UsageError(f"--min-width {part}: write a layer and its least channels, as in layer1.0.conv1=32")
+        found[layer] = int(width)
+    return found
+
+
+def split_names(texts: Sequence[str] | None) -> list[str]:
+    """Return the names of an option that may be given several times and holds names separated by commas, each once."""
+    return list(dict.fromkeys(name for text in texts or () for part in text.split(",") if (name := part.strip())))
+
+
 def split_classes(texts: Sequence[str]) -> list[str]:
     """Return the classes of `--classes cat,dog --classes horse`, in order, each once."""
-    names = [name.strip() for text in texts for name in text.split(",")]
-    names = list(dict.fromkeys(name for name in names if name))
+    names = split_names(texts)
     if not names:
         raise UsageError("--classes: name at least one class")
     return names

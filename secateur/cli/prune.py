@@ -8,7 +8,17 @@ from secateur.cli import flags
 from secateur.cli.common import SERVER, ExitCode, Json, Server, connect, exit_code, say, say_json, show_table, table
 from secateur.cli.flags import JOB, TRAINING
 from secateur.cli.inputs import Inputs
-from secateur.cli.options import parse_budget, read_json, resolve_classes, split_classes
+from secateur.cli.options import (
+    parse_also,
+    parse_budget,
+    parse_frontier,
+    parse_size,
+    parse_widths,
+    read_json,
+    resolve_classes,
+    split_classes,
+    split_names,
+)
 from secateur.cli.result import print_result
 from secateur.cli.watching import watch_job
 from secateur.client import Client
@@ -32,6 +42,14 @@ def prune(
     device: flags.Device = JOB["device"],
     threads: flags.Threads = JOB["threads"],
     batch: flags.Batch = JOB["batch"],
+    also: flags.Also = None,
+    frontier: flags.Frontier = None,
+    sweep: flags.Sweep = JOB["sweep"],
+    max_weights: flags.MaxWeights = None,
+    min_width: flags.MinWidth = None,
+    keep_dense: flags.KeepDense = None,
+    remove_stages: flags.RemoveStages = JOB["remove_stages"],
+    solver: flags.SolverName = JOB["solver"],
     saliency: flags.SaliencyName = JOB["saliency"],
     mode: flags.Mode = TRAINING["mode"],
     epochs: flags.Epochs = TRAINING["max_epochs"],
@@ -54,6 +72,7 @@ def prune(
     if out is not None and (detach or check):
         raise UsageError("--out saves a result, and --detach and --check leave before there is one")
     training = {"mode": mode, "max_epochs": epochs, "max_minutes": minutes, "batch_size": train_batch}
+    target = parse_budget(budget)
     fields = {
         "name": name,
         "model_id": "-",  # known after the uploads; everything else is checked before them
@@ -62,13 +81,21 @@ def prune(
         "device": device,
         "threads": threads,
         "batch": batch,
+        "also": parse_also(also),
+        "budgets": parse_frontier(frontier, target),
+        "sweep": sweep,
+        "max_weight_bytes": parse_size(max_weights),
+        "min_widths": parse_widths(min_width),
+        "keep_dense": split_names(keep_dense),
+        "remove_stages": remove_stages,
+        "solver": solver,
         "saliency": saliency,
         "head": head,
         "baselines": baselines,
         "seed": seed,
         "finetune": training,
     }
-    spec = job_spec(None, fields | parse_budget(budget))
+    spec = job_spec(None, fields | target)
     inputs = Inputs(
         model=model,
         arch=arch,

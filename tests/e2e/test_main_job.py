@@ -42,7 +42,7 @@ def test_a_job_ends_with_a_network_that_was_measured_to_keep_its_budget(
     assert report["slim"]["num_macs"] < report["dense"]["num_macs"]
     assert report["slim"]["accuracy"] > 0.8
     assert len(report["slim"]["per_class"]) == len(report["dense"]["per_class"]) == 3
-    assert {row["name"] for row in report["baselines"]} == {"secateur", "random saliency", "uniform widths"}
+    assert {row["name"] for row in report["baselines"]} == {"main", "random saliency", "uniform widths"}
     assert report["solver"]["value"] <= report["solver"]["bound"]
     session = onnxruntime.InferenceSession(str(files["model.onnx"]), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 32, 32), np.float32)})
@@ -56,6 +56,40 @@ def test_a_second_job_on_the_device_measures_no_entry_again(client: Client, inpu
     assert state.outcome == "budget_met"
     assert state.summary is not None and state.summary["num_entries_measured"] == 0
     assert len(list(client.luts())) == 1
+
+
+def test_one_job_keeps_every_condition_and_draws_the_frontier(
+    client: Client, inputs: tuple[Model, Dataset], folder: Path
+) -> None:
+    job = submit(
+        client,
+        inputs,
+        finetune={"mode": "none"},
+        sweep=3,
+        also=[{"threads": 1, "batch": 2, "budget_ratio": 0.9}],
+        max_weight_bytes=600_000,
+        min_widths={"layer1.0.conv1": 12},
+        keep_dense=["layer2.0.conv1"],
+    )
+    assert job.wait(timeout_s=PATIENCE_S).outcome == "budget_met"
+    job.download(folder / "conditions")
+    plan = json.loads((folder / "conditions" / "plan.json").read_text())
+    widths = plan["plans"]["main"]["chosen"]["widths"]
+    assert widths["layer1.0.conv1"] >= 12 and widths["layer2.0.conv1"] == 32
+    assert [row["id"] for row in plan["budgets"]] == ["latency_ns:1", "weight_bytes"]
+    report = json.loads((folder / "conditions" / "report.json").read_text())
+    assert [row["measured"] <= row["limit"] for row in report["limits"]] == [True, True]
+    shares = [point["value_share"] for point in report["frontier"]]
+    assert len(shares) == 4 and shares == sorted(shares), "more latency keeps more saliency"
+    assert "Frontier" in (folder / "conditions" / "report.html").read_text()
+
+
+def test_a_condition_on_a_layer_there_is_not_is_named(client: Client, inputs: tuple[Model, Dataset]) -> None:
+    state = submit(client, inputs, keep_dense=["no.such.layer"], min_widths={"layer1.0.conv1": 99}).wait(
+        timeout_s=PATIENCE_S, check=False
+    )
+    assert state.failure is not None and state.failure.code == "bad_condition"
+    assert [error.pointer for error in state.failure.errors] == ["/keep_dense/0", "/min_widths/layer1.0.conv1"]
 
 
 def test_an_impossible_budget_is_called_before_any_training(client: Client, inputs: tuple[Model, Dataset]) -> None:

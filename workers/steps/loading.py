@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lut.profile import DeviceProfile
 from pruning.architectures import UnknownArchitecture, WrongWeights, build
 from pruning.data import DataError, Dataset, Limits, Split, load
 from pruning.network import Network
@@ -154,11 +153,6 @@ def job_images(context: StepContext, network: Network, progress: Progress | None
         return replace(split, labels=np.asarray(rows)[split.labels])
 
     return replace(data, train=relabel(data.train), selection=relabel(data.selection))
-
-
-def profile(context: StepContext) -> DeviceProfile:
-    """Return the device profile the job measures on."""
-    return DeviceProfile(**context.spec["profile"])
 
 
 def zip_limits(limits: dict[str, Any]) -> Limits:

@@ -1,137 +1,129 @@
-"""Solve the knapsack, build what it says, measure it, correct the table, again; and the same for the baselines."""
+"""Solve the knapsack, build what it says, measure it, correct the table, again; the same for baselines and the frontier."""
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lut.calibrate import fit
-from lut.measure.onnxruntime import measure_models
-from lut.profile import DeviceProfile
 from lut.table import LatencyTable
-from pruning.export import num_macs, num_parameters, to_onnx
+from pruning.export import num_macs, num_parameters
 from pruning.groups import coupling_groups
-from pruning.network import CouplingGroup, Network, Operator
+from pruning.network import CouplingGroup, Operator
 from pruning.operators import operators
-from pruning.problem import Plan, Problem, Stage
-from pruning.search import Attempt, Search, search
-from pruning.solve import SOLVERS, solve
-from pruning.stages import build, removable_stages
-from pruning.tables import best_units, build_problem, group_values, predicted_us, width_choices
-from workers.context import StepContext
-from workers.steps.loading import dense_network, profile
+from pruning.search import Attempt, Search
+from pruning.stages import removable_stages
+from pruning.tables import best_units
+from workers.context import StepContext, StepProblem
+from workers.steps.frontier import frontier
+from workers.steps.loading import dense_network
 from workers.steps.planned import MAIN
+from workers.steps.targets import dense_onnx, targets
+from workers.steps.workbench import Gauge, Workbench, gauge, limit_id, predicted_ms
 
-MARGIN = 0.03
-"""Share of the budget kept free, so that the verdict at the end does not hang on a coin's toss of noise."""
-BASELINE_ATTEMPTS = 4
-FLOOR = 0.25
-"""No coupling group is cut below this share, unless the budget cannot be met otherwise (`bench/RESULTS.md`, floor)."""
 BASELINES = {"random_saliency": ("secateur", "random"), "uniform_widths": ("uniform", "")}
 """Solver and saliency of each baseline; empty means the job's own saliency."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workbench:
-    """The dense network, its tables and the device: everything a plan is solved and measured with."""
-
-    dense: Network
-    groups: tuple[CouplingGroup, ...]
-    costs: tuple[Operator, ...]
-    stages: tuple[Stage, ...]
-    table: LatencyTable
-    device: DeviceProfile
-    dense_onnx: Path
-    dense_ms: float
-    folder: Path
-    floor: float = FLOOR
-    """Least share of a coupling group that is offered."""
-
-    @property
-    def choices(self) -> dict[str, tuple[int, ...]]:
-        """Offered widths by group."""
-        return width_choices(self.groups, self.table, self.floor)
-
-    def problem(self, saliency: Mapping[str, np.ndarray], budget_ms: float, correction: float) -> Problem:
-        """Return the knapsack at a correction of the table."""
-        return build_problem(
-            self.costs,
-            self.choices,
-            group_values(saliency, self.choices),
-            self.table,
-            budget_ns=math.floor(budget_ms * 1e6),
-            correction=correction,
-            stages=self.stages,
-        )
-
-    def network(self, saliency: Mapping[str, np.ndarray], plan: Plan) -> Network:
-        """Return the slimmed network a plan describes."""
-        return build(self.dense, self.groups, best_units(saliency, plan.widths), plan.removed)
-
-    def measure(self, saliency: Mapping[str, np.ndarray], times: int, plan: Plan) -> tuple[float, float]:
-        """Return (p50, p90) in ms, interleaved with the dense network and put on the scale of its first measurement.
-
-        A machine has moods in which one network suffers more than another: of several measurements the slowest counts.
-        """
-        path = self.folder / "candidate.onnx"
-        to_onnx(self.network(saliency, plan), path, batch=self.device.batch)
-        seen = []
-        for _ in range(times):
-            dense, slim = measure_models([self.dense_onnx, path], self.device)
-            drift = self.dense_ms / dense.p50_ms
-            seen.append((slim.p50_ms * drift, slim.p90_ms * drift))
-        return max(seen)
+FRONTIER_SHARE = 0.3
+"""Share of the step's progress that the frontier takes, where there is one."""
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    """Return whether the budget can be met and by which plan; leave `plan.json`."""
-    prepared, job = context.spec["results"]["prepare"], context.spec["job"]
-    dense = dense_network(context)
-    groups = coupling_groups(dense)
-    costs = operators(dense, groups)
-    bench = Workbench(
-        dense=dense,
-        groups=groups,
-        costs=costs,
-        stages=removable_stages(dense, groups, costs),
-        table=calibrated(LatencyTable.load(context.path("table.json")), groups, costs, prepared["dense"]["p50_ms"]),
-        device=profile(context),
-        dense_onnx=context.path("dense.onnx"),
-        dense_ms=prepared["dense"]["p50_ms"],
-        folder=context.workdir,
-    )
-    budget_ms = float(prepared["budget_ms"])
+    """Return whether the budgets can be met and by which plan; leave `plan.json`."""
+    job = context.spec["job"]
+    bench = workbench(context)
     saliency = load_saliency(context.path("saliency.npz"))
-    how = {MAIN: ("secateur", job["saliency"])}
+    how = {MAIN: (job["solver"], job["saliency"])}
     if job["baselines"]:
         how |= {name: (solver, method or job["saliency"]) for name, (solver, method) in BASELINES.items()}
-    found, bench = searches(context, bench, how, saliency, budget_ms)
+    found, bench = searches(context, bench, how, saliency)
     main = found[MAIN]
-    least_ms = main.min_achievable_ms if bench.floor == 0 else least(replace(bench, floor=0.0), main)
-    offered = bench.choices
+    least = bench.least(main.corrections)
+    if main.chosen is None:
+        least[limit_id(0)] = main.min_achievable_ms
     content = {
         "schema_version": 1,
         "feasible": main.chosen is not None,
-        "budget_ms": budget_ms,
-        "min_achievable_ms": least_ms,
+        "budget_ms": bench.gauges[0].budget_ms,
+        "min_achievable_ms": least[limit_id(0)],
         "floor": bench.floor,
         "step": bench.table.step,
         "saliency": job["saliency"],
+        "budgets": budgets(bench, main, least),
         "plans": {name: described(bench, saliency[how[name][1]], how[name][0], one) for name, one in found.items()},
+        "frontier": frontier(context, bench, saliency[job["saliency"]], main.corrections, least[limit_id(0)]),
         "groups": {
-            g.id: {"units": g.units, "frozen": g.frozen, "offered": list(offered.get(g.id, ()))} for g in groups
+            g.id: {"units": g.units, "frozen": g.frozen, "offered": list(bench.choices.get(g.id, ()))}
+            for g in bench.groups
         },
     }
     context.path("plan.json").write_text(json.dumps(content, allow_nan=False))
-    summary: dict[str, Any] = {"min_achievable_ms": least_ms}
+    summary: dict[str, Any] = {"min_achievable_ms": least[limit_id(0)]}
     if main.chosen is None:
         return {"feasible": False, "outcome": "infeasible", "summary": summary}
     return {"feasible": True, "summary": summary | {"gap": main.chosen.plan.gap, "planned_ms": main.chosen.measured_ms}}
+
+
+def workbench(context: StepContext) -> Workbench:
+    """Return everything to plan with, from what the steps before left. Raises StepProblem for a condition on no layer."""
+    job, dense = context.spec["job"], dense_network(context)
+    groups = coupling_groups(dense)
+    costs = operators(dense, groups)
+    layers, widths = conditions(costs, groups, job["keep_dense"], job["min_widths"])
+    gauges: list[Gauge] = []
+    for target, measured in zip(targets(context), context.spec["results"]["prepare"]["devices"], strict=True):
+        table = LatencyTable.load(context.path(target.table_file))
+        onnx_file = dense_onnx(context, dense, target)
+        gauges.append(gauge(target, table, onnx_file, measured, predicted_ms(costs, groups, table)))
+    return Workbench(
+        dense=dense,
+        groups=groups,
+        costs=costs,
+        stages=removable_stages(dense, groups, costs) if job["remove_stages"] else (),
+        gauges=tuple(gauges),
+        folder=context.workdir,
+        max_weight_bytes=job["max_weight_bytes"],
+        min_widths=widths,
+        keep_dense=layers,
+    )
+
+
+def conditions(
+    costs: tuple[Operator, ...],
+    groups: tuple[CouplingGroup, ...],
+    keep_dense: list[str],
+    min_widths: Mapping[str, int],
+) -> tuple[list[str], dict[str, int]]:
+    """Return the operators to keep dense and the least units by coupling group. Raises StepProblem for an unknown name.
+
+    Layers go by the name of their module or their operator; a least width is in channels of the layer's output.
+    """
+    by_name = {operator.name: operator for operator in costs}
+    sizes = {group.id: group for group in groups}
+    errors: list[dict[str, str]] = []
+    layers: list[str] = []
+    widths: dict[str, int] = {}
+    for index, name in enumerate(keep_dense):
+        if (layer := name.replace(".", "_")) in by_name:
+            layers.append(layer)
+        else:
+            errors.append({"pointer": f"/keep_dense/{index}", "detail": f"The network has no layer {name!r}."})
+    for name, width in min_widths.items():
+        operator = by_name.get(name.replace(".", "_"))
+        terms = ((name, 1),) if name in sizes else operator.c_out.terms if operator else ()
+        fault = "" if terms or operator else f"The network has no layer or coupling group {name!r}."
+        for group_id, times in terms:
+            units = -(-width // times)
+            widths[group_id] = max(units, widths.get(group_id, 0))
+            if units > sizes[group_id].units:
+                fault = f"{name} has {sizes[group_id].units * times} channels: it cannot keep {width}."
+        if fault:
+            errors.append({"pointer": f"/min_widths/{name}", "detail": fault})
+    if errors:
+        raise StepProblem("bad_condition", errors[0]["detail"], errors)
+    return layers, {group_id: units for group_id, units in widths.items() if not sizes[group_id].frozen}
 
 
 def searches(
@@ -139,7 +131,6 @@ def searches(
     bench: Workbench,
     how: Mapping[str, tuple[str, str]],
     saliency: Mapping[str, Mapping[str, np.ndarray]],
-    budget_ms: float,
 ) -> tuple[dict[str, Search], Workbench]:
     """Return a search per (solver, saliency) of `how`, the job's own first, and the workbench whose floor met the budget.
 
@@ -147,12 +138,11 @@ def searches(
     """
     found: dict[str, Search] = {}
     for done, (name, (solver, method)) in enumerate(how.items()):
-        context.progress(done / len(how))
+        context.progress((1 - FRONTIER_SHARE) * done / len(how))
         plan = partial(
-            attempt,
+            Workbench.search,
             saliency=saliency[method],
             solver=solver,
-            budget_ms=budget_ms,
             seed=context.seed,
             on_attempt=partial(say, context, name),
             thorough=name == MAIN,
@@ -163,43 +153,6 @@ def searches(
             bench = replace(bench, floor=0.0)
             found[MAIN] = plan(bench)
     return found, bench
-
-
-def least(bench: Workbench, main: Search) -> float:
-    """Return the least latency in ms that any width on offer reaches, by the table as the job's own plan corrected it."""
-    flat = {group.id: np.zeros(group.units) for group in bench.groups}
-    correction = main.chosen.correction if main.chosen else 1.0
-    return solve(bench.problem(flat, 0.0, correction)).min_achievable_ns / 1e6
-
-
-def calibrated(
-    table: LatencyTable, groups: Sequence[CouplingGroup], costs: Sequence[Operator], dense_ms: float
-) -> LatencyTable:
-    """Return the table scaled so that it predicts the dense network as it was measured; plans are corrected one by one."""
-    dense = {group.id: group.units for group in groups}
-    return table.calibrated(fit([predicted_us(costs, dense, table)], [1e3 * dense_ms]))
-
-
-def attempt(
-    bench: Workbench,
-    *,
-    saliency: Mapping[str, np.ndarray],
-    solver: str,
-    budget_ms: float,
-    seed: int,
-    on_attempt: Callable[[Attempt], None],
-    thorough: bool,
-) -> Search:
-    """Return the search for the best plan of one solver and one saliency that was measured within the budget."""
-    target_ms = budget_ms * (1 - MARGIN)
-    return search(
-        lambda correction: bench.problem(saliency, target_ms, correction),
-        partial(SOLVERS[solver], seed=seed),
-        partial(bench.measure, saliency, 2 if thorough else 1),
-        budget_ms=target_ms,
-        on_attempt=on_attempt,
-        **({} if thorough else {"max_attempts": BASELINE_ATTEMPTS}),
-    )
 
 
 def say(context: StepContext, name: str, attempt: Attempt) -> None:
@@ -215,6 +168,36 @@ def say(context: StepContext, name: str, attempt: Attempt) -> None:
     )
 
 
+def budgets(bench: Workbench, main: Search, least: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return every budget beside the job's own: limit, least achievable, and what the chosen plan takes."""
+    chosen = main.chosen
+    rows: list[dict[str, Any]] = []
+    for index, one in enumerate(bench.gauges[1:], start=1):
+        spent = chosen.plan.other_costs[limit_id(index)] / 1e6 if chosen else None
+        rows.append(
+            {
+                "id": limit_id(index),
+                "device": one.target.device,
+                "profile": asdict(one.target.profile),
+                "limit": one.budget_ms,
+                "min_achievable": least[limit_id(index)],
+                "dense": one.dense_ms,
+                "planned": spent,
+                "measured": chosen.others_ms[index - 1] if chosen and one.target.here else None,
+            }
+        )
+    if bench.max_weight_bytes is not None:
+        rows.append(
+            {
+                "id": "weight_bytes",
+                "limit": bench.max_weight_bytes,
+                "min_achievable": least["weight_bytes"],
+                "planned": chosen.plan.other_costs["weight_bytes"] if chosen else None,
+            }
+        )
+    return rows
+
+
 def described(bench: Workbench, saliency: Mapping[str, np.ndarray], solver: str, result: Search) -> dict[str, Any]:
     """Return the JSON of a search: its attempts, and the chosen plan with kept units and sizes; None inside when none fits."""
     attempts = [
@@ -222,12 +205,13 @@ def described(bench: Workbench, saliency: Mapping[str, np.ndarray], solver: str,
             "predicted_ms": a.predicted_ms,
             "measured_ms": a.measured_ms,
             "p90_ms": a.p90_ms,
-            "correction": a.correction,
+            "correction": a.corrections[0],
             "value": a.plan.value,
             "bound": a.plan.bound,
             "gap": a.plan.gap,
             "status": a.plan.status,
             "seconds": a.plan.seconds,
+            "chosen": a is result.chosen,
         }
         for a in result.attempts
     ]
@@ -241,7 +225,9 @@ def described(bench: Workbench, saliency: Mapping[str, np.ndarray], solver: str,
             "keep": {group: units.tolist() for group, units in keep.items()},
             "predicted_ms": result.chosen.predicted_ms,
             "measured_ms": result.chosen.measured_ms,
-            "correction": result.chosen.correction,
+            "p90_ms": result.chosen.p90_ms,
+            "value_share": bench.value_share(saliency, plan),
+            "correction": result.chosen.corrections[0],
             "num_macs": num_macs(network),
             "num_parameters": num_parameters(network),
         }

@@ -10,7 +10,7 @@ from pruning.network import CouplingGroup, Keep, Network
 from pruning.stages import build
 from workers.context import StepContext
 
-MAIN = "secateur"
+MAIN = "main"
 """Name of the job's own plan among `plans`; the others are baselines."""
 
 

@@ -13,7 +13,7 @@ from pruning.operators import operators, unpriced
 from pruning.slim import slice_head
 from pruning.solve import solve
 from pruning.stages import removable_stages
-from pruning.tables import build_problem, group_values, predicted_us, width_choices
+from pruning.tables import build_problem, group_values, latency_limit, predicted_us, width_choices
 from workers.context import StepContext
 from workers.steps.loading import full_network, problems
 from workers.steps.prepare import class_names
@@ -92,7 +92,7 @@ def _least_ms(
     flat = group_values({group.id: np.zeros(group.units) for group in groups}, choices)
     stages = removable_stages(network, groups, known)
     try:
-        problem = build_problem(known, choices, flat, table, budget_ns=0, stages=stages)
+        problem = build_problem(known, choices, flat, latency_limit(table, 0), stages=stages)
     except LutMiss:
         return None
     return solve(problem).min_achievable_ns / 1e6

@@ -8,11 +8,12 @@ import torch
 from lut.measure.onnxruntime import measure_models
 from pruning.data import Dataset
 from pruning.evaluate import ClassMap, accuracy, class_rows
-from pruning.export import num_macs, num_parameters, to_onnx
+from pruning.export import num_macs, num_parameters
 from pruning.groups import coupling_groups
 from pruning.network import Network
 from workers.context import StepContext, StepProblem
-from workers.steps.loading import full_network, images, problems, profile, settle_threads, with_head
+from workers.steps.loading import full_network, images, problems, settle_threads, with_head
+from workers.steps.targets import Target, dense_onnx, targets
 
 PREDICTED_IMAGES = 32
 """Training images of each class that are predicted to find or to confirm its output row."""
@@ -37,15 +38,15 @@ def run(context: StepContext) -> dict[str, Any]:
         raise StepProblem("nothing_to_prune", "No layer of this network can be pruned; `validate` lists the reasons.")
     score = accuracy(dense, data.reported, None if job["head"] == "slice" else rows)
     context.phase("measuring")
-    to_onnx(dense, context.path("dense.onnx"), batch=job["batch"])
-    (timing,) = measure_models([context.path("dense.onnx")], profile(context))
-    budget_ms = job["budget_ms"] or job["budget_ratio"] * timing.p50_ms
-    context.metric(dense_ms=timing.p50_ms, budget_ms=budget_ms, accuracy_dense=score.overall)
+    devices = [measured(context, dense, target) for target in targets(context)]
+    timing, budget_ms = devices[0], devices[0]["budget_ms"]
+    context.metric(dense_ms=timing["p50_ms"], budget_ms=budget_ms, accuracy_dense=score.overall)
     return {
         "classes": classes,
         "rows": rows,
         "class_map": {"source": mapping.source, "agreement": mapping.agreement},
         "budget_ms": budget_ms,
+        "devices": devices,
         "splits": {
             name: {"source": split.source, "num_images": len(split)}
             for name, split in (("train", data.train), ("selection", data.selection), ("reported", data.reported))
@@ -53,16 +54,30 @@ def run(context: StepContext) -> dict[str, Any]:
         "flip": data.flip,
         "skipped": [f"{path}: {reason}" for path, reason in data.skipped[:50]],
         "dense": {
-            "p50_ms": timing.p50_ms,
-            "p90_ms": timing.p90_ms,
-            "num_samples": timing.num_samples,
+            "p50_ms": timing["p50_ms"],
+            "p90_ms": timing["p90_ms"],
+            "num_samples": timing["num_samples"],
             "accuracy": score.overall,
             "per_class": list(score.per_class),
             "num_macs": num_macs(dense),
             "num_parameters": num_parameters(dense),
             "size_bytes": context.path("dense.onnx").stat().st_size,
         },
-        "summary": {"budget_ms": budget_ms, "dense_ms": timing.p50_ms, "accuracy_dense": score.overall},
+        "summary": {"budget_ms": budget_ms, "dense_ms": timing["p50_ms"], "accuracy_dense": score.overall},
+    }
+
+
+def measured(context: StepContext, dense: Network, target: Target) -> dict[str, Any]:
+    """Return what the dense network takes on a device, and the budget in ms; nulls where this worker cannot measure."""
+    path = dense_onnx(context, dense, target)
+    if not target.here:
+        return {"p50_ms": None, "p90_ms": None, "num_samples": 0, "budget_ms": target.budget_ms}
+    (timing,) = measure_models([path], target.profile)
+    return {
+        "p50_ms": timing.p50_ms,
+        "p90_ms": timing.p90_ms,
+        "num_samples": timing.num_samples,
+        "budget_ms": target.limit_ms(timing.p50_ms),
     }
 
 

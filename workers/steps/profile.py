@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from lut.measure.onnxruntime import measure_step, measure_table
@@ -11,40 +12,64 @@ from lut.table import LatencyTable
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Operator
 from pruning.operators import operators
-from pruning.tables import grid_requests, predicted_us, width_choices
-from workers.context import StepContext
-from workers.steps.loading import dense_network, profile
+from pruning.tables import grid_requests, width_choices
+from workers.context import StepContext, StepProblem
+from workers.steps.loading import dense_network
+from workers.steps.targets import Target, targets
+from workers.steps.workbench import predicted_ms
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    """Return what the table is and how it predicts the dense network; leave `table.json`."""
+    """Return what the tables are and how they predict the dense network; leave `table.json`, one more per further device."""
     start = time.monotonic()
-    device = profile(context)
     dense = dense_network(context)
     groups = coupling_groups(dense)
     costs = operators(dense, groups)
-    known = context.path("known_table.json")
-    before = LatencyTable.load(known) if known.exists() else _empty(device, groups, costs)
-    requests = grid_requests(costs, width_choices(groups, before))
-    table = measure_table(device, requests, before, lambda done, total: context.progress(done / max(1, total)))
-    table.save(context.path("table.json"))
-    widths = {group.id: group.units for group in groups if not group.frozen}
-    num_new = table.num_entries - before.num_entries
-    context.log(f"The table holds {table.num_entries} entries, {num_new} of them new.")
+    tables, luts, num_new = [], [], 0
+    step = None
+    wanted = targets(context)
+    for target in wanted:
+        known = context.path(target.known_table_file)
+        before = LatencyTable.load(known) if known.exists() else _empty(target.profile, groups, costs)
+        step = step or before.step  # widths are offered at the ends of the stairs of the job's own device
+        requests = grid_requests(costs, width_choices(groups, replace(before, step=step)))
+        table = before
+        if target.here:
+            table = measure_table(target.profile, requests, before, partial(_say, context, target, len(wanted)))
+            luts.append(described(target, table))
+            num_new += table.num_entries - before.num_entries
+        elif missing := table.missing(requests):
+            raise StepProblem(
+                "table_incomplete",
+                f"The latency table of {target.device} lacks {len(missing)} of the {len(requests)} operators of this network.",
+            )
+        table.save(context.path(target.table_file))
+        tables.append(table)
+    context.log(f"The tables hold {sum(table.num_entries for table in tables)} entries, {num_new} of them new.")
     return {
-        "lut": {
-            "profile": asdict(device),
-            "num_entries": table.num_entries,
-            "num_signatures": len(table.entries),
-            "step": table.step,
-            "noise": table.noise,
-            "seconds": table.seconds,
-        },
+        "luts": luts,
         "num_new": num_new,
         "seconds": time.monotonic() - start,
-        "dense_sum_us": predicted_us(costs, widths, table),
+        "dense_sum_us": 1e3 * predicted_ms(costs, groups, tables[0]),
         "summary": {"num_entries_measured": num_new},
     }
+
+
+def described(target: Target, table: LatencyTable) -> dict[str, Any]:
+    """Return what the registry keeps of a table beside its file."""
+    return {
+        "file": target.table_file,
+        "profile": asdict(target.profile),
+        "num_entries": table.num_entries,
+        "num_signatures": len(table.entries),
+        "step": table.step,
+        "noise": table.noise,
+        "seconds": table.seconds,
+    }
+
+
+def _say(context: StepContext, target: Target, num_targets: int, done: int, total: int) -> None:
+    context.progress((target.index + done / max(1, total)) / num_targets)
 
 
 def _empty(device: DeviceProfile, groups: Sequence[CouplingGroup], costs: Sequence[Operator]) -> LatencyTable:

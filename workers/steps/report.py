@@ -12,6 +12,7 @@ from workers.steps.planned import MAIN
 
 LIBRARIES = ("torch", "onnxruntime", "ortools")
 SIDE = ("p50_ms", "p90_ms", "num_samples", "accuracy", "per_class", "num_macs", "num_parameters", "size_bytes")
+SLIM_SIDE = (*SIDE, "weight_bytes")
 BASELINE_NOTES = {
     MAIN: "This job's plan.",
     "random_saliency": "The same solver, with random saliency.",
@@ -49,11 +50,10 @@ def fields(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
         "reported_split": _split(prepared["splits"]["reported"]),
         "selection_split": _split(prepared["splits"]["selection"]),
         "dense": _dense(prepared["dense"], exported),
-        "slim": {key: exported["slim"][key] for key in SIDE} if exported else None,
+        "slim": {key: exported["slim"][key] for key in SLIM_SIDE} if exported else None,
         "stages": _stages(results),
         "attempts": [
-            {key: attempt[key] for key in ("predicted_ms", "measured_ms", "p90_ms", "correction", "value")}
-            | {"chosen": chosen is not None and attempt["correction"] == chosen["correction"]}
+            {key: attempt[key] for key in ("predicted_ms", "measured_ms", "p90_ms", "correction", "value", "chosen")}
             for attempt in main["attempts"]
         ],
         "widths": [
@@ -73,6 +73,8 @@ def fields(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
         if chosen
         else None,
         "baselines": [_baseline(name, found, results) for name, found in plan["plans"].items()] if exported else [],
+        "limits": [_limit(row, exported) for row in plan["budgets"]],
+        "frontier": _frontier(plan),
         "training": _training(training) if training else None,
         "warnings": [warning for result in results.values() for warning in result.get("warnings", [])],
         "seconds": {
@@ -120,6 +122,31 @@ def _baseline(name: str, found: Mapping[str, Any], results: Mapping[str, Any]) -
         "accuracy_reconstructed": figures.get("accuracy_repaired"),
         "note": BASELINE_NOTES[name] if found["chosen"] else "Found no network within the budget.",
     }
+
+
+def _limit(row: Mapping[str, Any], exported: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a further budget, with what the finished network was measured to take where it was."""
+    figures = {key: row.get(key) for key in ("limit", "min_achievable", "planned", "measured", "dense")}
+    if "profile" not in row:
+        measured = exported["slim"]["weight_bytes"] if exported else None
+        return {"name": "weights", "unit": "bytes", **figures, "measured": measured}
+    for one in (exported or {}).get("others", ()):
+        if row["id"] == f"latency_ns:{one['index']}":
+            figures |= {"measured": one["p50_ms"], "limit": one["budget_ms"], "dense": one["dense_p50_ms"]}
+    profile = row["profile"]
+    threads = "1 thread" if profile["threads"] == 1 else f"{profile['threads']} threads"
+    return {"name": f"{row['device']}, {threads}, batch {profile['batch']}", "unit": "ms", **figures}
+
+
+def _frontier(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the frontier's points with the job's own plan among them, by budget; empty where none was asked for."""
+    keys = ("budget_ms", "status", "predicted_ms", "measured_ms", "p90_ms", "value_share", "gap")
+    points = [{key: point[key] for key in keys if key in point} for point in plan["frontier"]]
+    chosen = plan["plans"][MAIN]["chosen"]
+    if not points or chosen is None:
+        return points
+    own = {"budget_ms": plan["budget_ms"], "own": True, **{key: chosen[key] for key in keys if key in chosen}}
+    return sorted([*points, own], key=lambda point: float(point["budget_ms"]))
 
 
 def _training(training: Mapping[str, Any]) -> dict[str, Any]:

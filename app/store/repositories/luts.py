@@ -57,6 +57,12 @@ class Luts:
         query = select(LutRow).where(LutRow.device_id == device_id, LutRow.fingerprint == fingerprint)
         return self._session.scalar(query)
 
+    def newest(self, device_id: str, *, threads: int, batch: int) -> LutRow | None:
+        """The table of the device at these threads and this batch that was touched last, whatever else its profile says."""
+        query = select(LutRow).where(LutRow.device_id == device_id).order_by(LutRow.updated_at.desc(), LutRow.id.desc())
+        setting = {"threads": threads, "batch": batch}
+        return next((row for row in self._session.scalars(query) if setting.items() <= row.profile.items()), None)
+
     def get(self, lut_id: str) -> LutRow | None:
         """The table with this id, or None."""
         return self._session.get(LutRow, lut_id)

@@ -1,5 +1,7 @@
 """From operators, saliency and a latency table to the knapsack."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,21 @@ from lut.profile import DeviceProfile
 from lut.request import GridRequest
 from lut.table import Entry, LatencyTable, LutMiss
 from pruning.check import evaluate
+from pruning.export import to_onnx, weight_bytes
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.operators import operators
-from pruning.tables import best_units, build_problem, grid_requests, group_values, predicted_us, width_choices
+from pruning.slim import slim
+from pruning.tables import (
+    best_units,
+    build_problem,
+    grid_requests,
+    group_values,
+    latency_limit,
+    predicted_us,
+    weight_bytes_limit,
+    width_choices,
+)
 from pruning.trace import trace
 from tests.builders import SHAPE, Chain
 
@@ -48,7 +61,7 @@ def test_the_problem_costs_what_the_table_says_at_any_widths(chain: Parts) -> No
     choices = width_choices(groups, EMPTY)
     measured = table(grid_requests(costs, choices))
     values = group_values({g.id: np.ones(g.units) for g in groups}, choices)
-    problem = build_problem(costs, choices, values, measured, budget_ns=10**9)
+    problem = build_problem(costs, choices, values, latency_limit(measured, 10**9))
     rng = np.random.default_rng(0)
     for _ in range(20):
         widths = {group: int(rng.choice(offered)) for group, offered in choices.items()}
@@ -64,7 +77,7 @@ def test_a_correction_multiplies_every_latency(chain: Parts) -> None:
     values = group_values({g.id: np.ones(g.units) for g in groups}, choices)
     dense = {group: offered[-1] for group, offered in choices.items()}
     once, twice = (
-        evaluate(build_problem(costs, choices, values, measured, budget_ns=1, correction=c), dense).latency_ns
+        evaluate(build_problem(costs, choices, values, latency_limit(measured, 1, c)), dense).latency_ns
         for c in (1.0, 2.0)
     )
     assert twice == pytest.approx(2 * once, abs=len(costs) + 1)
@@ -75,7 +88,7 @@ def test_latency_is_rounded_up_to_whole_nanoseconds(chain: Parts) -> None:
     choices = width_choices(groups, EMPTY)
     measured = table(grid_requests(costs, choices))
     values = group_values({g.id: np.ones(g.units) for g in groups}, choices)
-    problem = build_problem(costs, choices, values, measured, budget_ns=1, correction=1 / 3)
+    problem = build_problem(costs, choices, values, latency_limit(measured, 1, 1 / 3))
     dense = {group: offered[-1] for group, offered in choices.items()}
     assert evaluate(problem, dense).latency_ns >= 1000 * predicted_us(costs, dense, measured) / 3
 
@@ -85,7 +98,7 @@ def test_a_table_that_lacks_an_operator_is_a_miss_with_its_key(chain: Parts) -> 
     choices = width_choices(groups, EMPTY)
     values = group_values({g.id: np.ones(g.units) for g in groups}, choices)
     with pytest.raises(LutMiss, match="conv"):
-        build_problem(costs, choices, values, EMPTY, budget_ns=1)
+        build_problem(costs, choices, values, latency_limit(EMPTY, 1))
 
 
 def test_offered_widths_end_with_the_dense_one_and_start_above_zero(chain: Parts) -> None:
@@ -100,3 +113,17 @@ def test_the_most_salient_units_are_kept_in_order() -> None:
     assert best_units(saliency, {"g": 3})["g"].tolist() == [1, 3, 4]
     assert best_units(saliency, {"g": 1})["g"].tolist() == [1]
     assert group_values(saliency, {"g": (1, 3, 5)})["g"].tolist() == pytest.approx([5.0, 13.0, 13.3])
+
+
+def test_weight_bytes_are_those_of_the_slimmed_network(chain: Parts, tmp_path: Path) -> None:
+    net, groups, costs = chain
+    choices = width_choices(groups, EMPTY)
+    measured = table(grid_requests(costs, choices))
+    values = group_values({g.id: np.ones(g.units) for g in groups}, choices)
+    problem = build_problem(costs, choices, values, latency_limit(measured, 10**9), others=[weight_bytes_limit(10**6)])
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        widths = {group: int(rng.choice(offered)) for group, offered in choices.items()}
+        keep = {group: np.arange(width) for group, width in widths.items()}
+        to_onnx(slim(net, groups, keep), tmp_path / "slim.onnx")
+        assert evaluate(problem, widths).other_costs["weight_bytes"] == weight_bytes(tmp_path / "slim.onnx")

@@ -1,5 +1,6 @@
 """What users write on the command line."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,12 @@ from secateur.cli.options import (
     IMAGENET,
     default_image_size,
     model_arch,
+    parse_also,
     parse_budget,
+    parse_frontier,
     parse_normalization,
+    parse_size,
+    parse_widths,
     read_json,
     resolve_classes,
     split_classes,
@@ -117,3 +122,31 @@ def test_json_files_are_checked(tmp_path: Path) -> None:
         read_json("--class-map", file, dict)
     with pytest.raises(UsageError, match="No such file"):
         read_json("--class-map", tmp_path / "none.json", dict)
+
+
+def test_further_devices_frontiers_sizes_and_widths_are_read() -> None:
+    assert parse_also(["0.5x, threads=2,batch=8", "5ms,device=pixel6"]) == [
+        {"budget_ratio": 0.5, "threads": 2, "batch": 8},
+        {"budget_ms": 5.0, "device": "pixel6"},
+    ]
+    assert parse_also(None) == [] and parse_frontier(None, {"budget_ms": 1.0}) == []
+    assert parse_frontier(["0.4x,0.6x", "80%"], {"budget_ratio": 0.5}) == [0.4, 0.6, 0.8]
+    assert [parse_size(text) for text in ("800kB", "1.5MiB", "100", "2 GB")] == [800_000, 1_572_864, 100, 2 * 10**9]
+    assert parse_widths(["layer1.0.conv1=32, fc=8"]) == {"layer1.0.conv1": 32, "fc": 8}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: parse_also(["5ms,threads=two"]),
+        lambda: parse_also(["5ms,device="]),
+        lambda: parse_also([""]),
+        lambda: parse_frontier(["5ms"], {"budget_ratio": 0.5}),
+        lambda: parse_size("5 elephants"),
+        lambda: parse_widths(["conv1"]),
+        lambda: parse_widths(["conv1=0"]),
+    ],
+)
+def test_further_targets_that_make_no_sense_are_named(read: Callable[[], object]) -> None:
+    with pytest.raises(UsageError, match="--"):
+        read()

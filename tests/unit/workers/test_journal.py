@@ -99,11 +99,18 @@ def test_a_step_is_recorded_with_its_files_figures_and_table_or_not_at_all(store
     journal = store.add_worker("a/0:1")
     view = store.begin(journal, store.add_job())
     files = [Kept(name="table.json", blob=store.blobs.put_file(file), source=file, hidden=False)]
-    lut = {"profile": asdict(PROFILE), "num_entries": 1, "num_signatures": 1, "step": 8, "noise": 0.1}
+    lut = {
+        "file": "table.json",
+        "profile": asdict(PROFILE),
+        "num_entries": 1,
+        "num_signatures": 1,
+        "step": 8,
+        "noise": 0.1,
+    }
     with pytest.raises(KeyError):
-        journal.finish_step(view, "profile", {"lut": lut}, files, 0.5)
+        journal.finish_step(view, "profile", {"luts": [lut]}, files, 0.5)
     assert journal.artifacts(view) == {} and store.job(view.id).progress == 0.0
-    journal.finish_step(view, "profile", {"lut": {**lut, "seconds": 1.0}, "summary": {"a": 1}}, files, 0.5)
+    journal.finish_step(view, "profile", {"luts": [{**lut, "seconds": 1.0}], "summary": {"a": 1}}, files, 0.5)
     journal.finish_step(view, "score", {"summary": {"b": 2}}, [], 0.6)
     assert journal.artifacts(view) == {"table.json": files[0].blob.sha256}
     assert (store.job(view.id).progress, store.job(view.id).summary) == (0.6, {"a": 1, "b": 2})

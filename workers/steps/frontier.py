@@ -1,0 +1,69 @@
+"""The value-latency frontier: a plan per budget from one scoring pass, each built and measured, none trained."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pruning.problem import Plan
+from pruning.search import Corrections, Measurement
+from pruning.solve import SOLVERS
+from workers.context import StepContext
+from workers.steps.workbench import Saliency, Workbench
+
+
+def frontier(
+    context: StepContext, bench: Workbench, saliency: Saliency, corrections: Corrections, least_ms: float
+) -> list[dict[str, Any]]:
+    """Return one point per budget the job asks for beside its own, ascending; empty when it asks for none.
+
+    Plans are solved under the corrections the job's own search ended with, so a point's prediction is as good as the table is
+    around the job's own plan; what its network really takes stands beside it.
+    """
+    # As for the job's own plan: below the floor only where nothing else keeps the budget.
+    problems = [replace(bench, floor=floor).problem(saliency, 0.0, corrections) for floor in (bench.floor, 0.0)]
+    solver = SOLVERS[context.spec["job"]["solver"]]
+    measured: dict[tuple[object, ...], Measurement] = {}
+    points = []
+    wanted = budgets_ms(context.spec["job"], bench.gauges[0].dense_ms, least_ms)
+    for done, budget_ms in enumerate(wanted):
+        for problem in problems:
+            plan = solver(replace(problem, budget_ns=int(budget_ms * 1e6)), seed=context.seed)
+            if plan.found:
+                break
+        point: dict[str, Any] = {"budget_ms": budget_ms, "status": plan.status, "seconds": plan.seconds}
+        if plan.found:
+            choice = _choice(plan)
+            if choice not in measured:
+                measured[choice] = bench.measure(saliency, 1, plan)[0]
+            seen = measured[choice]
+            point |= {
+                "predicted_ms": plan.latency_ns / 1e6,
+                "measured_ms": seen.p50_ms,
+                "p90_ms": seen.p90_ms,
+                "value": plan.value,
+                "value_share": bench.value_share(saliency, plan),
+                "bound": plan.bound,
+                "gap": plan.gap,
+                "widths": plan.widths,
+                "removed": list(plan.removed),
+                "other_costs": plan.other_costs,
+            }
+            context.metric(frontier_budget_ms=budget_ms, measured_ms=seen.p50_ms, value_share=point["value_share"])
+        points.append(point)
+        context.progress(1 - 0.3 * (1 - (done + 1) / len(wanted)))
+    return points
+
+
+def budgets_ms(job: dict[str, Any], dense_ms: float, least_ms: float) -> list[float]:
+    """Return the budgets of the frontier in ms, ascending, each once."""
+    unit_ms = 1.0 if job["budget_ms"] is not None else dense_ms
+    wanted = {budget * unit_ms for budget in job["budgets"]}
+    if job["sweep"]:
+        # A hair above the least, or rounding makes the first budget infeasible.
+        wanted |= set(np.linspace(min(least_ms * 1.001, dense_ms), dense_ms, job["sweep"] + 1)[:-1].tolist())
+    return sorted(wanted)
+
+
+def _choice(plan: Plan) -> tuple[object, ...]:
+    return tuple(sorted(plan.widths.items())), plan.removed, tuple(sorted(plan.patterns.items()))

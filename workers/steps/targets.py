@@ -1,0 +1,67 @@
+"""The devices a job's network must be fast on: the job's own first, then those in `also`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lut.profile import DeviceProfile
+from pruning.export import to_onnx
+from pruning.network import Network
+from workers.context import StepContext
+from workers.files import TABLES, known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One device, threads and batch, and what a batch may take there."""
+
+    index: int
+    profile: DeviceProfile
+    device: str
+    """Id of the device in the registry."""
+    here: bool
+    """True when this worker can measure on it; else only the device's table speaks for it."""
+    budget_ms: float | None
+    budget_ratio: float | None
+
+    @property
+    def table_file(self) -> str:
+        """Name of its latency table among the step's files."""
+        return TABLES[self.index]
+
+    @property
+    def known_table_file(self) -> str:
+        """Name of the table the registry had before the job."""
+        return known(self.table_file)
+
+    def limit_ms(self, dense_ms: float) -> float:
+        """Return the budget in ms where the dense network takes `dense_ms`."""
+        if self.budget_ms is not None:
+            return self.budget_ms
+        assert self.budget_ratio is not None
+        return self.budget_ratio * dense_ms
+
+
+def targets(context: StepContext) -> tuple[Target, ...]:
+    """Return the job's targets, its own device first."""
+    wanted: list[dict[str, Any]] = [context.spec["job"], *context.spec["job"]["also"]]
+    devices: list[dict[str, Any]] = [{"profile": context.spec["profile"], "here": True}, *context.spec["also"]]
+    return tuple(
+        Target(
+            index=index,
+            profile=DeviceProfile(**device["profile"]),
+            device=budget["device"],
+            here=device["here"],
+            budget_ms=budget["budget_ms"],
+            budget_ratio=budget["budget_ratio"],
+        )
+        for index, (budget, device) in enumerate(zip(wanted, devices, strict=True))
+    )
+
+
+def dense_onnx(context: StepContext, dense: Network, target: Target) -> Path:
+    """Return the dense network's ONNX file at the target's batch, written if it is not there."""
+    path = context.path(f"dense_{target.index}.onnx" if target.index else "dense.onnx")
+    if not path.exists():
+        to_onnx(dense, path, batch=target.profile.batch)
+    return path

@@ -6,16 +6,20 @@ counts at a fixed rate plus a fixed cost, with two per cent of noise, so that it
 
 import numpy as np
 
-from pruning.problem import Layer, Problem, Stage, WidthChoice
+from pruning.problem import Budget, Layer, Problem, Stage, WidthChoice
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 DENSITIES = (1.0, 0.5, 0.375, 0.25, 0.1875, 0.125)
 MACS_PER_NS = 117.0
 FIXED_NS = 2000.0
+BYTES_PER_WEIGHT = 4
+OTHER_BUDGETS = ("latency_ns:other", "weight_bytes")
+"""A second device, slow at small spatial sizes, and the weights; beside the first device's latency."""
 
 
 class _Shape:
-    def __init__(self, num_widths: int, num_patterns: int, seed: int) -> None:
+    def __init__(self, num_widths: int, num_patterns: int, seed: int, *, several: bool = False) -> None:
+        self.several = several
         self.num_widths = num_widths
         self.densities = np.array(DENSITIES[:num_patterns])
         self.random = np.random.default_rng(seed)
@@ -38,6 +42,9 @@ class _Shape:
         # A pattern keeps more saliency than density and saves less time than it removes work.
         latency = macs / MACS_PER_NS * (0.15 + 0.85 * self.densities)[:, None, None] + FIXED_NS
         latency = latency * self.random.normal(1.0, 0.02, latency.shape)
+        weights = np.outer(widths_in, widths_out) * kernel**2 * self.densities[:, None, None]
+        other = 3 * latency * (1 + 7 / size) * self.random.normal(1.0, 0.02, latency.shape)
+        costs = (other, BYTES_PER_WEIGHT * weights) if self.several else ()
         self.layers.append(
             Layer(
                 name=name,
@@ -46,14 +53,20 @@ class _Shape:
                 value=value * (self.densities ** bends[2])[:, None, None],
                 latency_ns=np.ceil(latency).astype(np.int64),
                 patterns=tuple(f"density {density}" for density in self.densities),
+                other_costs={b: np.ceil(cost).astype(np.int64) for b, cost in zip(OTHER_BUDGETS, costs, strict=False)},
             )
         )
         return name
 
 
-def resnet_problem(network: str, num_widths: int, num_patterns: int, budget: float, seed: int = 0) -> Problem:
-    """Return a bottleneck ResNet's problem at `budget` times its dense latency; its identity blocks are removable."""
-    shape = _Shape(num_widths, num_patterns, seed)
+def resnet_problem(
+    network: str, num_widths: int, num_patterns: int, budget: float, seed: int = 0, *, several: bool = False
+) -> Problem:
+    """Return a bottleneck ResNet's problem at `budget` times its dense latency; its identity blocks are removable.
+
+    With `several`, a second device's latency and the bytes of weights have budgets of that share too.
+    """
+    shape = _Shape(num_widths, num_patterns, seed, several=several)
     stages = []
     previous, size = shape.group("stem", 64), 56
     shape.conv("conv1", None, previous, 7, 112)
@@ -73,10 +86,12 @@ def resnet_problem(network: str, num_widths: int, num_patterns: int, budget: flo
             previous = output
     shape.conv("fc", previous, None, 1, 1)
     dense_ns = sum(int(layer.latency_ns[0, -1, -1]) for layer in shape.layers)
+    dense = {b: sum(int(layer.other_costs[b][0, -1, -1]) for layer in shape.layers) for b in OTHER_BUDGETS if several}
     return Problem(
         groups=tuple(WidthChoice(id=name, widths=widths) for name, widths in shape.widths.items()),
         layers=tuple(shape.layers),
         group_value={},
         budget_ns=int(budget * dense_ns),
         stages=tuple(stages),
+        other_budgets=tuple(Budget(id=b, limit=int(budget * cost)) for b, cost in dense.items()),
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from lut.pattern import Pattern
 from lut.signature import OpSignature
 
 
@@ -69,33 +70,45 @@ def _ascending(counts: Iterable[int]) -> tuple[int, ...]:
 
 def num_macs(signature: OpSignature, c_in: int, c_out: int) -> int:
     """Return the multiply-accumulates of one operator on one image; operators without weights count one per output
-    value.
+    value. Raises ValueError for a pattern that does not fit the layer.
     """
     height, width = output_size(signature)
     area = height * width
     if signature.kind in ("conv", "depthwise"):
         taps = signature.kernel[0] * signature.kernel[1]
-        fan_in = 1 if signature.kind == "depthwise" else max(1, c_in // signature.groups)
+        fan_in = 1 if signature.kind == "depthwise" else max(1, fan_in_groups(signature, c_in, c_out)[0])
         return area * c_out * fan_in * taps
     if signature.kind == "linear":
-        return area * c_in * c_out
+        return area * fan_in_groups(signature, c_in, c_out)[0] * c_out
     if signature.kind in ("max_pool", "avg_pool"):
         return area * c_out * signature.kernel[0] * signature.kernel[1]
     return signature.height * signature.width * max(c_in, c_out)
 
 
 def num_weights(signature: OpSignature, c_in: int, c_out: int) -> int:
-    """Return the numbers in the operator's weight tensor; 0 for an operator that has none."""
+    """Return the numbers in the operator's weight tensor; 0 for an operator that has none. Errors as in `num_macs`."""
     taps = signature.kernel[0] * signature.kernel[1]
     match signature.kind:
-        case "conv":
+        case "conv" if not signature.pattern:
             return c_in * c_out * taps // signature.groups
+        case "conv" | "linear":
+            return fan_in_groups(signature, c_in, c_out)[0] * c_out * taps
         case "depthwise":
             return c_out * taps
-        case "linear":
-            return c_in * c_out
         case _:
             return 0
+
+
+def fan_in_groups(signature: OpSignature, c_in: int, c_out: int) -> tuple[int, int]:
+    """Return (input channels that each output channel of a `conv` or `linear` reads, groups of its convolution).
+
+    For a lowered layer: the length of a block-row's list, and its block-rows. Raises ValueError for a pattern that does
+    not fit the layer.
+    """
+    if not signature.pattern:
+        return c_in // signature.groups, signature.groups
+    fitted = Pattern.parse(signature.pattern).fitted(c_in, c_out)
+    return fitted.num_kept_channels(c_in), c_out // fitted.tile_out
 
 
 def output_size(signature: OpSignature) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lut.pattern import Pattern
+
 KINDS = (
     "conv",
     "depthwise",
@@ -67,6 +69,20 @@ class OpSignature:
     `gather` (padding shortcut), the gather has `residual=True` and carries the activation, the convolution stays
     plain. All other adds stay operators of kind `add`. For `mul`: see `kind`.
     """
+
+    pattern: str = ""
+    """`` for a dense layer; else the id of the lowerable `lut.pattern.Pattern` that a `conv` (groups 1) or a `linear` on
+    vectors keeps: a gather of each block-row's list of input channels and a convolution with one group a block-row
+    (method, section 4), fitted to (c_in, c_out). A strided 1x1 convolution without padding subsamples first.
+    """
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a pattern that is none, or that this operator is never lowered with."""
+        if not self.pattern:
+            return
+        layer = self.kind == "conv" or (self.kind == "linear" and self.height * self.width == 1)
+        if not layer or self.groups != 1 or not Pattern.parse(self.pattern).lowerable:
+            raise ValueError(f"a {self.kind} is never lowered with pattern {self.pattern!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values (tuples become lists)."""

@@ -14,10 +14,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
+from pruning.inplace import out_of_place
 from pruning.modules import ChannelPad, ChannelSelect
 from pruning.nodes import arguments, module_of, source
 from pruning.rebuild import rebuild_layer
 from pruning.shapes import set_shapes, values_at
+from pruning.sizes import drop_expansions, settle_sizes
 
 _ALIASES: dict[Any, Callable[..., Any]] = {
     torch.add: operator.add, operator.iadd: operator.add, torch.mul: operator.mul, operator.imul: operator.mul,
@@ -37,6 +39,11 @@ _MODULES: dict[Any, Callable[..., nn.Module]] = {
     functional.elu: lambda alpha=1.0, inplace=False: nn.ELU(alpha),
     functional.leaky_relu: lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
     functional.softplus: nn.Softplus,
+    functional.selu: lambda inplace=False: nn.SELU(),
+    functional.celu: lambda alpha=1.0, inplace=False: nn.CELU(alpha),
+    functional.hardtanh: lambda min_val=-1.0, max_val=1.0, inplace=False: nn.Hardtanh(min_val, max_val),
+    functional.softsign: nn.Softsign,
+    functional.logsigmoid: nn.LogSigmoid,
     functional.sigmoid: nn.Sigmoid,
     torch.sigmoid: nn.Sigmoid,
     functional.tanh: nn.Tanh,
@@ -52,19 +59,23 @@ _MODULES: dict[Any, Callable[..., nn.Module]] = {
     functional.log_softmax: lambda dim=None, _stacklevel=3, dtype=None: nn.LogSoftmax(dim),
     torch.log_softmax: lambda dim, dtype=None: nn.LogSoftmax(dim),
 }
-_VARIADIC = {"view": torch.reshape, "reshape": torch.reshape, "permute": torch.permute}
+_VARIADIC = {"view": torch.reshape, "reshape": torch.reshape, "permute": torch.permute, "flip": torch.flip}
+_LIKE = {"view_as", "reshape_as", "expand_as"}
 _KEYWORDS = {"axis": "dim", "axes": "dim", "keepdims": "keepdim"}
 """NumPy's names of arguments, which PyTorch takes too."""
-_NO_OPS = {"contiguous", "clone", "detach", "float", "requires_grad_"}
+_NO_OPS = {"contiguous", "clone", "detach", "requires_grad_"}
+_METHODS_ONLY = {"where"}
+"""Methods whose function takes its arguments in another order."""
 _SPLITS = (torch.chunk, torch.split, torch.tensor_split, torch.unbind)
 _MOVES = (torch.reshape, torch.flatten, torch.permute, torch.transpose, torch.narrow, operator.getitem, *_SPLITS)
 
 
 def canonicalise(module: fx.GraphModule, input_shape: tuple[int, int, int]) -> fx.GraphModule:
     """Rewrite `module` in place and return it; parameters keep their names."""
+    out_of_place(module, values_at(module, (1, *input_shape)))
     for node in list(module.graph.nodes):
         _rename_call(node)
-    _fold_integers(module, input_shape)
+    settle_sizes(module, input_shape)
     for node in list(module.graph.nodes):
         _make_module(module, node)
         rebuild_layer(module, node)
@@ -74,6 +85,7 @@ def canonicalise(module: fx.GraphModule, input_shape: tuple[int, int, int]) -> f
     for node in list(module.graph.nodes):
         _rewrite_pad(module, node)
         _rewrite_selection(module, node)
+    drop_expansions(module)
     return tidy(module)
 
 
@@ -105,18 +117,30 @@ def _rename_call(node: fx.Node) -> None:
         first = next((name for name in ("input", "tensors", "x") if name in node.kwargs), None)
         if not node.args and first is not None:
             node.args = (node.kwargs[first],)
-            node.kwargs = {name: value for name, value in node.kwargs.items() if name != first}
+            node.kwargs = _without(node.kwargs, first)
     if node.op == "call_method":
         _rewrite_method(node)
     elif node.op == "call_function":
-        node.target = _ALIASES.get(node.target, node.target)
+        if "other" in node.kwargs and len(node.args) == 1:
+            node.args, node.kwargs = (*node.args, node.kwargs["other"]), _without(node.kwargs, "other")
+        _rename_function(node, node.target)
         if node.target is getattr(torch, "_assert"):  # noqa: B009  # what traced assertions call; it has no public name
             node.graph.erase_node(node)
 
 
+def _rename_function(node: fx.Node, function: Any) -> None:
+    """Call `function` under its usual name; `torch.add(x, y, alpha=2)` has no other."""
+    plain = not set(node.kwargs) & {"alpha", "out", "rounding_mode"}
+    node.op, node.target = "call_function", _ALIASES.get(function, function) if plain else function
+
+
+def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != key}
+
+
 def _make_module(module: fx.GraphModule, node: fx.Node) -> None:
     if node.op == "call_function" and node.target in _MODULES and node.args:
-        child = _MODULES[node.target](*node.args[1:], **{k: v for k, v in node.kwargs.items() if k != "return_indices"})
+        child = _MODULES[node.target](*node.args[1:], **_without(node.kwargs, "return_indices"))
         become_module(module, node, child, (node.args[0],))
 
 
@@ -127,46 +151,20 @@ def _rewrite_method(node: fx.Node) -> None:
         node.graph.erase_node(node)
         return
     if name in _VARIADIC:
-        rest = node.args[1:]
+        rest: Any = (*node.args[1:], *node.kwargs.values())
         sizes = rest[0] if len(rest) == 1 and isinstance(rest[0], tuple | list) else rest
-        node.op, node.target, node.args = "call_function", _VARIADIC[name], (origin, tuple(sizes))
-    elif callable(function := getattr(torch, name.removesuffix("_"), None)):
-        node.op, node.target = "call_function", _ALIASES.get(function, function)
-
-
-def _fold_integers(module: fx.GraphModule, input_shape: tuple[int, int, int]) -> None:
-    """Make integers that are equal at batch sizes 1 and 2 constants; spell flattening `flatten`; set every shape."""
-    two = values_at(module, (2, *input_shape))
-    for node in module.graph.nodes:
-        if node.target is torch.squeeze and len(node.args) == 1 and not node.kwargs:
-            # At batch size 1 the batch would go, too.
-            node.args = (node.args[0], tuple(axis for axis, size in enumerate(two[source(node)].shape) if size == 1))
-    one = values_at(module, (1, *input_shape))
-    for node in list(module.graph.nodes):
-        value = one[node]
-        constant = isinstance(value, int | float | bool | torch.dtype | torch.device) and value == two[node]
-        if constant and node.op in ("call_function", "call_method"):
-            for user in list(node.users):
-                replace_argument(user, node, value)
-        if node.target is torch.reshape and _flattens(node, one) and _flattens(node, two):
-            node.target, node.args, node.kwargs = torch.flatten, (node.args[0], 1), {}
-    set_shapes(one)
-    module.graph.eliminate_dead_code()
-
-
-def replace_argument(user: fx.Node, old: fx.Node, value: Any) -> None:
-    """Put `value` wherever `user` reads the node `old`."""
-
-    def new(argument: Any) -> Any:
-        return value if argument is old else argument
-
-    user.args, user.kwargs = pytree.tree_map(new, (user.args, user.kwargs), is_leaf=lambda argument: argument is old)
-
-
-def _flattens(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
-    """Return whether a reshape leaves the first axis alone and joins all others."""
-    before, after = values[source(node)].shape, values[node].shape
-    return len(after) == 2 and len(before) > 1 and bool(before[0] == after[0])
+        whole = _VARIADIC[name] is torch.reshape and len(rest) == 1 and isinstance(rest[0], fx.Node)
+        node.op, node.target = "call_function", _VARIADIC[name]
+        node.args, node.kwargs = (origin, rest[0] if whole else tuple(sizes)), {}
+    elif name in _LIKE:
+        with node.graph.inserting_before(node):
+            shape = node.graph.call_function(getattr, (*node.args[1:], *node.kwargs.values(), "shape"))
+        node.op, node.args, node.kwargs = "call_function", (origin, shape), {}
+        node.target = torch.reshape
+        if name == "expand_as":
+            node.op, node.target = "call_method", "expand"
+    elif name not in _METHODS_ONLY and callable(function := getattr(torch, name.removesuffix("_"), None)):
+        _rename_function(node, function)
 
 
 def _rewrite_pad(module: fx.GraphModule, node: fx.Node) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx
@@ -17,7 +18,9 @@ from torch.nn import functional
 
 from pruning.data import Split, shuffled
 from pruning.evaluate import logits
+from pruning.masked import Masks
 from pruning.network import Network
+from pruning.patterns.training import MaskedTraining
 
 RANGE_SHARE = 0.15
 """Of the time limit, at most this much goes into finding the learning rate."""
@@ -28,6 +31,8 @@ MAX_GRADIENT_NORM = 1.0
 """A cut network's first gradients are large and frozen statistics do not absorb them; clipped, a higher rate holds."""
 BF16_GAIN = 1.1
 """bfloat16 is taken when it is at least this much faster."""
+UNMASKED: Masks = MappingProxyType({})
+"""No masks: every weight learns."""
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images float32 [b, C, H, W], labels int64 [b], the dense network's logits float32 [b, k]."""
 
@@ -52,6 +57,8 @@ class FinetuneOptions:
     """Mirror training images at random; `Dataset.flip` says whether that keeps their class."""
     precision: str = "auto"
     """`fp32`, `bf16` (autocast, channels last), or `auto`: the faster of the two here."""
+    mask_mode: str = "fixed"
+    """`fixed`: masked weights take no part; `ste`: they learn behind their mask (`MaskedTraining`)."""
     seed: int = 0
 
 
@@ -77,11 +84,19 @@ def distillation_loss(outputs: Tensor, soft: Tensor, labels: Tensor, options: Fi
 class Distiller:
     """A private copy of both networks, the training images and one optimiser."""
 
-    def __init__(self, student: Network, teacher: Network, train: Split, options: FinetuneOptions) -> None:
+    def __init__(
+        self,
+        student: Network,
+        teacher: Network,
+        train: Split,
+        options: FinetuneOptions,
+        masks: Masks = UNMASKED,
+    ) -> None:
         self.start = student
         self.train, self.options = train, options
         self.student = replace(student, module=_private(student.module))
         self.teacher = replace(teacher, module=_private(teacher.module))
+        self.masking = MaskedTraining(self.student, masks, mode=options.mask_mode)
         self.precision = "fp32"
         self.optimizer = self._optimizer()
 
@@ -113,11 +128,14 @@ class Distiller:
         return float(loss.detach())
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.student.module.parameters(), weight_decay=self.options.weight_decay)
+        optimizer = torch.optim.AdamW(self.student.module.parameters(), weight_decay=self.options.weight_decay)
+        self.masking.attach(optimizer)
+        return optimizer
 
     def reset(self) -> None:
         """Go back to the weights of the start, with a fresh optimiser."""
         self.student.module.load_state_dict(self.start.module.state_dict())
+        self.masking.apply()
         self.optimizer = self._optimizer()
 
     def set_precision(self, precision: str) -> None:

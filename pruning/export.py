@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -17,20 +18,48 @@ from pruning.onnx_export import INPUT, OPSET, OUTPUT, write
 from pruning.onnx_functions import NoRule
 
 
+class NotExportable(ValueError):
+    """Neither our writer nor PyTorch's exporter can write the network as ONNX; the message names what stands in the way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxError:
+    """How far an ONNX file's logits are from the network's."""
+
+    max_abs: float
+    """Largest difference of two logits."""
+    largest_logit: float
+    """Largest absolute value among the network's logits."""
+
+    @property
+    def relative(self) -> float:
+        """The difference relative to the largest logit, where that is above 1: rounding grows with what is rounded."""
+        return self.max_abs / max(1.0, self.largest_logit)
+
+
 def to_onnx(network: Network, path: Path, batch: int = 1) -> None:
     """Write `network` as ONNX for images [batch, C, H, W], BatchNorm folded; the file appears whole or not at all.
 
-    Networks with operations outside our own vocabulary go through PyTorch's exporter, which is slower.
+    Networks with operations outside our own vocabulary go through PyTorch's exporter, which is slower. Raises
+    NotExportable where that fails, too.
     """
     try:
         model = write(network, batch).SerializeToString()
-    except NoRule:
-        model = _by_torch(network, batch)
+    except NoRule as rule:
+        try:
+            model = _by_torch(network, batch)
+        except Exception as error:  # the exporter has a class of its own for every way to fail
+            raise NotExportable(f"no ONNX for {rule}: our writer has no rule, PyTorch's exporter fails") from error
     _replace(path, model)
 
 
 def onnx_max_abs_error(network: Network, path: Path, seed: int = 0) -> float:
     """Return the largest difference between PyTorch's logits and ONNX Runtime's, on random normal images."""
+    return onnx_error(network, path, seed).max_abs
+
+
+def onnx_error(network: Network, path: Path, seed: int = 0) -> OnnxError:
+    """Return how far ONNX Runtime's logits are from PyTorch's, on random normal images."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     batch = session.get_inputs()[0].shape[0]
     batch = batch if isinstance(batch, int) else 2
@@ -38,7 +67,7 @@ def onnx_max_abs_error(network: Network, path: Path, seed: int = 0) -> float:
     (actual,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():
         expected = network.module(images).numpy()
-    return float(np.abs(expected - actual).max())
+    return OnnxError(max_abs=float(np.abs(expected - actual).max()), largest_logit=float(np.abs(expected).max()))
 
 
 def to_safetensors(network: Network, path: Path) -> None:

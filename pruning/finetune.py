@@ -1,4 +1,4 @@
-"""Fine-tuning of a slimmed network: never returns a worse one than it was given.
+"""Fine-tuning of a slimmed or masked network: never returns a worse one than it was given.
 
 AdamW at a learning rate found by a short range test, cosine decay, the epoch chosen on the selection split with the
 start as epoch 0. A run is a function of its seed: every epoch draws its batches from (seed, epoch) alone, so a run that
@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, fx
 
 from pruning.data import Split
-from pruning.distill import Distiller, FinetuneOptions, schedule
+from pruning.distill import UNMASKED, Distiller, FinetuneOptions, schedule
 from pruning.evaluate import Accuracy, accuracy_of, logits
+from pruning.masked import Masks, masked_copy
 from pruning.network import Network
 
 __all__ = ["EpochMetrics", "FinetuneOptions", "FinetuneResult", "finetune"]
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 PLANNED_SHARE = 0.9
 """Epochs are planned to fill this much of what is left, because machines get slower when they are shared."""
 
@@ -51,6 +52,9 @@ class FinetuneResult:
     """The best network of the run and how it came about."""
 
     network: Network
+    unmasked: Network
+    """`network` with the values its masked weights have in straight-through training, for a later mask to choose from;
+    the same network where there are no masks."""
     best_epoch: int
     history: tuple[EpochMetrics, ...]
     learning_rate: float
@@ -77,6 +81,7 @@ class _Run:
     history: list[EpochMetrics]
     best_epoch: int
     best: dict[str, Tensor]
+    """State of the best epoch, masked weights with the values they have behind their mask."""
     diverged: bool = False
 
     @property
@@ -92,6 +97,7 @@ def finetune(
     selection: Split,
     options: FinetuneOptions,
     *,
+    masks: Masks = UNMASKED,
     on_epoch: Callable[[EpochMetrics], None] | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[float], None] | None = None,
@@ -106,11 +112,12 @@ def finetune(
         train: images to learn from.
         selection: images that choose the learning rate and the epoch.
         options: the recipe.
+        masks: weights of the student that stay; in all that is evaluated or returned the others are exactly zero.
         on_epoch: called after each epoch, once its checkpoint is written; what it raises ends the run.
         checkpoint: file that is rewritten after each epoch; one that belongs to the same run is resumed from.
         progress: share of the planned steps done, 0 to 1.
     """
-    trainer = _Trainer(student, teacher, train, selection, options)
+    trainer = _Trainer(student, teacher, train, selection, options, masks)
     saved = _read(checkpoint, trainer.fingerprint) if checkpoint else None
     run = trainer.resume(saved) if saved else trainer.begin()
     num_resumed = run.history[-1].epoch
@@ -124,8 +131,10 @@ def finetune(
             on_epoch(run.history[-1])
     module = copy.deepcopy(student.module).eval()
     module.load_state_dict(run.best)
+    unmasked = replace(student, module=module)
     return FinetuneResult(
-        network=replace(student, module=module),
+        network=masked_copy(unmasked, masks) if masks else unmasked,
+        unmasked=unmasked,
         best_epoch=run.best_epoch,
         history=tuple(run.history),
         learning_rate=run.rate,
@@ -141,12 +150,15 @@ def finetune(
 class _Trainer:
     """Ties the distillation to a run: where it starts, what an epoch does, what a checkpoint holds."""
 
-    def __init__(self, student: Network, teacher: Network, train: Split, selection: Split, options: FinetuneOptions):
-        self.distiller = Distiller(student, teacher, train, options)
+    def __init__(
+        self, student: Network, teacher: Network, train: Split, selection: Split, options: FinetuneOptions, masks: Masks
+    ) -> None:
+        self.distiller = Distiller(student, teacher, train, options, masks)
         self.start, self.train, self.selection, self.options = student, train, selection, options
+        self.masks = masks
         self.steps_per_epoch = math.ceil(len(train) / options.batch_size)
         self.began = time.perf_counter()
-        self.fingerprint = _fingerprint(student, train, selection, options)
+        self.fingerprint = _fingerprint(student, train, selection, options, masks)
 
     def begin(self) -> _Run:
         """Return a run at epoch 0: precision, learning rate and number of epochs are settled here, once."""
@@ -174,6 +186,7 @@ class _Trainer:
         run = _Run(history=history, **{name: saved[name] for name in fields})
         self.distiller.set_precision(run.precision)
         self.distiller.student.module.load_state_dict(saved["student"])
+        self.distiller.masking.load_state_dict(saved["behind_masks"])
         self.distiller.optimizer.load_state_dict(saved["optimizer"])
         self.began -= run.seconds
         return run
@@ -186,6 +199,7 @@ class _Trainer:
             **{name: getattr(run, name) for name in fields},
             "history": history,
             "student": self.distiller.student.module.state_dict(),
+            "behind_masks": self.distiller.masking.state_dict(),
             "optimizer": self.distiller.optimizer.state_dict(),
             "fingerprint": self.fingerprint,
         }
@@ -207,7 +221,15 @@ class _Trainer:
         run.history.append(self._metrics(epoch, sum(losses) / len(losses), now))
         best = run.history[run.best_epoch]
         if not run.diverged and (now.overall, -now.loss) > (best.accuracy, -best.loss):
-            run.best_epoch, run.best = epoch, _copy_of(self.distiller.student.module)
+            run.best_epoch, run.best = epoch, self._unmasked()
+
+    def _unmasked(self) -> dict[str, Tensor]:
+        """Return the student's state, masked weights with the values they have behind their mask."""
+        state = _copy_of(self.distiller.student.module)
+        for name, behind in self.distiller.masking.state_dict().items():
+            weight = state[f"{name}.weight"]
+            weight.copy_(torch.where(self.masks[name], weight, behind))
+        return state
 
     def _metrics(self, epoch: int, train_loss: float, now: Accuracy) -> EpochMetrics:
         return EpochMetrics(
@@ -226,14 +248,16 @@ def _copy_of(module: fx.GraphModule) -> dict[str, Tensor]:
     }
 
 
-def _fingerprint(student: Network, train: Split, selection: Split, options: FinetuneOptions) -> str:
-    """Return a digest of what makes a run: options, splits and the weights it starts from."""
+def _fingerprint(student: Network, train: Split, selection: Split, options: FinetuneOptions, masks: Masks) -> str:
+    """Return a digest of what makes a run: options, splits, masks and the weights it starts from."""
     recipe = {**asdict(options), "max_minutes": None, "version": CHECKPOINT_VERSION}
     digest = hashlib.sha256(repr(sorted(recipe.items())).encode())
     for split in (train, selection):
         digest.update(split.index.tobytes() + split.labels.tobytes())
     for name, value in sorted(_copy_of(student.module).items()):
         digest.update(name.encode() + value.numpy().tobytes())
+    for name, mask in sorted(masks.items()):
+        digest.update(name.encode() + mask.numpy().tobytes())
     return digest.hexdigest()
 
 

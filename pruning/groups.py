@@ -15,8 +15,9 @@ from pruning.ids import Identities, identify
 from pruning.labels import varying_axes
 from pruning.network import ChannelCount, CouplingGroup, Keep, Network, Slot
 
-_Membership = tuple[int, tuple[tuple[int, int], ...], str]
-"""What units of one group share: the first producing slot, (slot, positions) pairs, and why they are frozen."""
+_Membership = tuple[int, tuple[tuple[int, int], ...], int, str]
+"""What units of one group share: the first producing slot, (slot, positions) pairs, which tensors hold them, and why
+they are frozen."""
 
 
 def coupling_groups(network: Network) -> tuple[CouplingGroup, ...]:
@@ -63,14 +64,32 @@ class Coupling:
             for name, positions in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
                 where[name].append((number, positions))
         members: dict[_Membership, list[int]] = defaultdict(list)
+        held = self._held
         for label, places in where.items():
             produced = [number for number, _ in places if keys[number][1] != "in"]
             if label in self.identities.fixed or not produced:
                 continue
             first = next((n for n in produced if keys[n][1] == "out"), produced[0])
             frozen = self.identities.frozen.get(label, "")
-            members[(first, tuple((n, len(at)) for n, at in places), frozen)].append(label)
+            members[(first, tuple((n, len(at)) for n, at in places), held[label], frozen)].append(label)
         return self._named(keys, where, members)
+
+    @cached_property
+    def _held(self) -> list[int]:
+        """A number for each label; labels that every tensor holds equally often have the same, others do not.
+
+        A tensor that holds some units of a group more often than others would have no channel count linear in its width.
+        """
+        tensors = self.identities.tensors.values()
+        top = max((int(x.max()) for x in tensors if x.numel()), default=0)
+        held = np.zeros(top + 1, dtype=np.uint64)
+        weights = np.random.default_rng(0).integers(1 << 63, size=len(tensors), dtype=np.uint64)
+        for ids, weight in zip(tensors, weights, strict=True):
+            axis = _channel_axis(ids)
+            line = ids[tuple(slice(None) if d == axis else 0 for d in range(ids.ndim))]
+            labels, times = np.unique(line.numpy(), return_counts=True)
+            held[labels] += times.astype(np.uint64) * weight
+        return [int(number) for number in held]
 
     @staticmethod
     def _named(
@@ -80,7 +99,7 @@ class Coupling:
     ) -> dict[str, tuple[np.ndarray, tuple[Slot, ...]]]:
         """Order units by where the first producer holds them, groups by producer; name groups after it."""
         found: list[tuple[int, int, np.ndarray, tuple[Slot, ...]]] = []
-        for (first, _, _), labels in members.items():
+        for (first, *_), labels in members.items():
             at = {label: next(p for n, p in where[label] if n == first)[0] for label in labels}
             ordered = sorted(labels, key=at.__getitem__)
             slots = tuple(
@@ -100,10 +119,14 @@ class Coupling:
     def _group_of(self) -> dict[int, str]:
         return {int(label): group.id for group in self.groups if not group.frozen for label in self.labels[group.id]}
 
-    def channels(self, node_name: str) -> ChannelCount:
-        """Return the channels of a node's tensor by widths."""
+    def axis(self, node_name: str) -> int:
+        """Return the axis of a node's tensor along which its channels lie."""
+        return _channel_axis(self.identities.tensors[node_name])
+
+    def channels(self, node_name: str, axis: int | None = None) -> ChannelCount:
+        """Return the channels of a node's tensor by widths; `axis` says where they lie (a single channel does not show)."""
         ids = self.identities.tensors[node_name]
-        axis = _channel_axis(ids)
+        axis = _channel_axis(ids) if axis is None else axis % ids.ndim
         line = ids[tuple(slice(None) if d == axis else 0 for d in range(ids.ndim))]
         return self.count(line)
 
@@ -123,22 +146,36 @@ class Coupling:
     def kept(self, keep: Keep) -> np.ndarray:
         """Return bool [labels]: whether each label's channels stay.
 
-        Raises ValueError for an unknown or frozen group, and for indices that are not ascending units, at least one.
+        Raises ValueError for an unknown group, for a frozen one that would change, and for indices that are not
+        different units, at least one.
         """
         top = max((int(x.max()) for x in self.identities.tensors.values() if x.numel()), default=0)
         stay = np.ones(top + 1, dtype=bool)
         by_id = {group.id: group for group in self.groups}
         for group_id, units in keep.items():
             group, chosen = by_id.get(group_id), np.asarray(units)
-            if group is None or (group.frozen and len(chosen) < group.units):
+            if group is None or (group.frozen and not np.array_equal(chosen, np.arange(group.units))):
                 why = f"stays dense: {group.frozen}" if group else "does not exist"
                 raise ValueError(f"coupling group {group_id!r} {why}")
-            if not len(chosen) or chosen[0] < 0 or chosen[-1] >= group.units or (np.diff(chosen) <= 0).any():
-                raise ValueError(f"keep of {group_id!r} must be ascending indices below {group.units}, at least one")
+            if (
+                not len(chosen)
+                or chosen.min() < 0
+                or chosen.max() >= group.units
+                or len(np.unique(chosen)) < len(chosen)
+            ):
+                raise ValueError(f"keep of {group_id!r} must be different indices below {group.units}, at least one")
             labels = self.labels[group_id]
             stay[labels] = False
             stay[labels[chosen]] = True
         return stay
+
+    def moved(self, keep: Keep) -> np.ndarray:
+        """Return int64 [labels]: whose channels take the place of each kept label's; its own where `keep` ascends."""
+        comes = np.arange(len(self.kept(keep)))
+        for group_id, units in keep.items():
+            labels = self.labels[group_id]
+            comes[labels[np.sort(units)]] = labels[units]
+        return comes
 
 
 def _channel_axis(ids: Tensor) -> int:

@@ -15,30 +15,24 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree
-from torchvision.ops import StochasticDepth
 
 from pruning.labels import components, shrunk, varying_axes
-from pruning.modules import PER_CHANNEL, ChannelPad, ChannelSelect
+from pruning.ledger import CONSTANT, Ledger
+from pruning.modules import ChannelPad, ChannelSelect
 from pruning.network import Network
+from pruning.vocabulary import (
+    CONVOLUTIONS,
+    CUTS,
+    ELEMENTWISE,
+    LITERAL,
+    LITERAL_METHODS,
+    NORMALISING,
+    REDUCTIONS,
+    SPATIAL,
+    UNARY,
+)
 
-CONSTANT = 0
-"""The id of everything that is no channel: parameters used as tensors, and what was frozen beyond telling apart."""
-_LITERAL = {
-    torch.reshape, torch.flatten, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.narrow,
-    torch.chunk, torch.split, torch.tensor_split, torch.unbind, operator.getitem, getattr,
-}  # fmt: skip
-_LITERAL_METHODS = {"size", "dim", "expand"}
-_UNARY = {torch.clamp, torch.abs, torch.neg, operator.neg, torch.square}
-_REDUCTIONS = {torch.mean, torch.sum, torch.amax, torch.amin}
-_ELEMENTWISE = (
-    nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.SiLU, nn.Mish, nn.GELU, nn.ELU, nn.LeakyReLU,
-    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout2d, StochasticDepth,
-)  # fmt: skip
-_SPATIAL = (
-    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d, nn.LPPool2d,
-)  # fmt: skip
 _MIXES = "does not treat channels one by one"
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +55,9 @@ def identify(network: Network) -> Identities:
     channels = network.input_shape[0]
     image = run.fresh(channels).reshape(1, channels, 1, 1).expand(1, *network.input_shape)
     run.run(image)
+    run.check_shared()
     label = components(run.num_ids, run.edges)
+    run.check_cuts(label)
     output = run.tensors[run.output_name]
     fixed = {int(label[i]) for i in (CONSTANT, *torch.unique(image).tolist(), *torch.unique(output).tolist())}
     frozen: dict[int, str] = {}
@@ -77,19 +73,12 @@ def identify(network: Network) -> Identities:
     )
 
 
-class _Run(fx.Interpreter):
-    """One pass over the graph; collects pairs of equal ids instead of merging them: merging is one vectorised step."""
+class _Parts(dict[Any, Tensor]):
+    """Ids of the tensors that an operator of unknown effect gives, by index or field."""
 
-    def __init__(self, network: Network) -> None:
-        super().__init__(network.module)
-        self.network = network
-        self.num_ids = CONSTANT + 1
-        self.edges: list[np.ndarray] = []
-        self.freezes: list[tuple[np.ndarray, str]] = []
-        self.slots: dict[tuple[str, str], np.ndarray] = {}
-        self.tensors: dict[str, Tensor] = {}
-        self.output_name = ""
-        self.node: fx.Node
+
+class _Run(Ledger):
+    """One pass over the graph."""
 
     def run_node(self, n: fx.Node) -> Any:
         self.node = n
@@ -105,33 +94,6 @@ class _Run(fx.Interpreter):
             self.output_name = str(n.args[0])
         return result
 
-    def fresh(self, count: int) -> Tensor:
-        self.num_ids += count
-        return torch.arange(self.num_ids - count, self.num_ids)
-
-    def equate(self, one: Tensor, other: Tensor) -> None:
-        pairs = np.stack([one.reshape(-1).numpy(), other.reshape(-1).numpy()])
-        pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
-        constant = (pairs == CONSTANT).any(axis=0)
-        if constant.any():
-            self.freeze(torch.from_numpy(pairs[:, constant].max(axis=0)), "combines the channels with a fixed tensor")
-        self.edges.append(pairs[:, ~constant])
-
-    def freeze(self, ids: Tensor, why: str) -> None:
-        target = self.node.target
-        if self.node.op == "call_module":
-            name = type(self.fetch_attr(str(target))).__name__
-        else:
-            name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-        self.freezes.append((torch.unique(shrunk(ids)).numpy(), f"{name} `{self.node.name}` {why}"))
-
-    def slot(self, axis: str, ids: Tensor) -> None:
-        key = (str(self.node.target), axis)
-        if key in self.slots:  # the same module called again: its channels are one and the same
-            self.equate(torch.from_numpy(self.slots[key]), ids)
-        else:
-            self.slots[key] = ids.numpy().copy()
-
     def shaped(self, channels: Tensor, axis: int) -> Tensor:
         """Return `channels` along `axis` of this node's shape, constant elsewhere."""
         shape = self.node.meta["shape"]
@@ -139,32 +101,43 @@ class _Run(fx.Interpreter):
         view[axis] = -1
         return channels.reshape(view).expand(shape)
 
-    def along(self, x: Tensor, axis: int) -> Tensor:
-        """Return the ids of `x` along `axis`; where they are not constant elsewhere, everything is frozen first."""
-        if not varying_axes(x) <= {axis % x.ndim}:
-            self.freeze(x, "reads channels that lie on another axis")
-            return torch.full((x.shape[axis],), CONSTANT)
-        return x[tuple(slice(None) if d == axis % x.ndim else 0 for d in range(x.ndim))]
-
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = super().get_attr(target, args, kwargs)
         return torch.full((), CONSTANT).expand(value.shape) if isinstance(value, Tensor) else value
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return super().call_method(target, args, kwargs) if target in _LITERAL_METHODS else self.unknown(args, kwargs)
+        return super().call_method(target, args, kwargs) if target in LITERAL_METHODS else self.unknown(args, kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target in _LITERAL or not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
-            return target(*args, **kwargs)
+        if args and isinstance(args[0], _Parts):
+            return args[0].get(args[1])
+        try:
+            return self.known(target, args, kwargs)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            # An argument the rules do not know (a dtype, an `out`), or that means nothing for ids.
+            return self.unknown(args, kwargs)
+
+    def known(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return the ids of what a function gives."""
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
+            result = target(*args, **kwargs)
+            return torch.full((), CONSTANT).expand(result.shape) if isinstance(result, Tensor) else result
+        if target in LITERAL:
+            result = target(*args, **kwargs)
+            if target in CUTS and isinstance(args[0], Tensor):
+                self.cut(args[0], [part for part in pytree.tree_leaves(result) if isinstance(part, Tensor)])
+            return result
         if target is torch.cat:
             return self.concatenated(*args, **kwargs)
         if target in (operator.add, operator.sub, operator.mul) or (
             target is operator.truediv and not isinstance(args[1], Tensor)
         ):
             return self.combined(*args)
-        if target in _REDUCTIONS and isinstance(args[0], Tensor):
+        if target in REDUCTIONS and isinstance(args[0], Tensor):
             return self.reduced(*args, **kwargs)
-        if target in _UNARY:
+        if target in UNARY or (
+            target in (operator.pow, torch.pow) and isinstance(args[1], int | float) and args[1] > 0
+        ):
             return args[0]
         if (
             target in (functional.pad, functional.interpolate)
@@ -175,18 +148,20 @@ class _Run(fx.Interpreter):
         return self.unknown(args, kwargs)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        module, x = self.fetch_attr(target), args[0]
-        if isinstance(module, _CONVS) and not kwargs:
+        module, x = self.fetch_attr(target), next(iter(args), None)
+        if kwargs or len(args) != 1 or not isinstance(x, Tensor) or "shape" not in self.node.meta:
+            return self.unknown(args, kwargs)
+        if isinstance(module, CONVOLUTIONS):
             return self.convolved(module, x)
         if isinstance(module, nn.Linear):
             self.slot("in", self.along(x, -1))
             return self.born(module.out_features, -1)
-        if isinstance(module, PER_CHANNEL) or (isinstance(module, nn.PReLU) and module.num_parameters > 1):
+        if isinstance(module, NORMALISING) or (isinstance(module, nn.PReLU) and module.num_parameters > 1):
             self.slot("channel", self.along(x, 1))
             return x
-        if isinstance(module, (*_ELEMENTWISE, nn.PReLU)):
+        if isinstance(module, (*ELEMENTWISE, nn.PReLU)):
             return x
-        if isinstance(module, _SPATIAL):
+        if isinstance(module, SPATIAL):
             return self.shaped(self.along(x, 1), 1)
         if isinstance(module, nn.Flatten):
             return module(x)
@@ -265,9 +240,9 @@ class _Run(fx.Interpreter):
         picks = {
             user.args[1]: user.meta["shape"]
             for user in self.node.users
-            if user.target is operator.getitem and "shape" in user.meta
+            if user.target in (operator.getitem, getattr) and "shape" in user.meta
         }
-        return {index: self.opaque(shape) for index, shape in picks.items()}
+        return _Parts({index: self.opaque(shape) for index, shape in picks.items()})
 
     def opaque(self, shape: tuple[int, ...]) -> Tensor:
         if not shape:

@@ -46,16 +46,20 @@ class Moments:
         self.sy += y.sum(1, dtype=torch.float64)
         self.num_rows += x.shape[1]
 
-    def solve(self, start: Tensor, intercept: bool) -> tuple[Tensor, Tensor]:
-        """Return V [g, d, o] and c [g, o], the ridge pulling V to `start`."""
+    def solve(self, start: Tensor, intercept: bool, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return V [g, d, o] and c [g, o], the ridge pulling V to `start`.
+
+        With `kept`, bool [g, d, o], V and `start` are zero elsewhere: each output is solved on its own inputs, outputs of
+        the same inputs together. The ridge is then a share of those inputs' mean variance.
+        """
         mean_x, mean_y = (s / self.num_rows * intercept for s in (self.sx, self.sy))
         covariance = self.xx / self.num_rows - mean_x[:, :, None] * mean_x[:, None, :]
         cross = self.xy / self.num_rows - mean_x[:, :, None] * mean_y[:, None, :]
-        diagonal = covariance.diagonal(dim1=1, dim2=2)
-        damped = covariance + torch.diag_embed(
-            (RIDGE * diagonal.mean(1, keepdim=True)).clamp(min=1e-12).expand_as(diagonal)
-        )
-        solved = start + torch.linalg.solve(damped, cross - covariance @ start)
+        if kept is None:
+            solved = _ridge(covariance, cross, start)
+        else:
+            parts = zip(covariance, cross, start, kept, strict=True)
+            solved = torch.stack([_ridge_where(*part) for part in parts])
         return solved, mean_y - (solved * mean_x[:, :, None]).sum(1)
 
     def error(self, weight: Tensor, bias: Tensor) -> Tensor:
@@ -67,3 +71,26 @@ class Moments:
     def variance(self) -> Tensor:
         """Return the variance [g, o] of y."""
         return (self.yy / self.num_rows - (self.sy / self.num_rows).square()).clamp(min=0)
+
+
+def _ridge(covariance: Tensor, cross: Tensor, start: Tensor) -> Tensor:
+    """Return V [..., d, o] from the covariance [..., d, d] of the inputs and theirs with the targets [..., d, o]."""
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    damped = covariance + torch.diag_embed(
+        (RIDGE * diagonal.mean(-1, keepdim=True)).clamp(min=1e-12).expand_as(diagonal)
+    )
+    solved: Tensor = start + torch.linalg.solve(damped, cross - covariance @ start)
+    return solved
+
+
+def _ridge_where(covariance: Tensor, cross: Tensor, start: Tensor, kept: Tensor) -> Tensor:
+    """Return V [d, o] that is zero outside `kept` [d, o]: one solve for each set of inputs that some outputs share."""
+    solved = torch.zeros_like(start)
+    sets, which = torch.unique(kept, dim=1, return_inverse=True)
+    for number in range(sets.shape[1]):
+        inputs, outputs = sets[:, number].nonzero(), (which == number).nonzero().T
+        if len(inputs):
+            solved[inputs, outputs] = _ridge(
+                covariance[inputs, inputs.T], cross[inputs, outputs], start[inputs, outputs]
+            )
+    return solved

@@ -14,7 +14,10 @@ from lut.signature import OpSignature
 Widths = Mapping[str, int]
 """Kept units of each coupling group, by group id."""
 Keep = Mapping[str, np.ndarray]
-"""Indices of the kept units of each coupling group, ascending int64; a group that is absent stays whole."""
+"""Indices of the kept units of each coupling group, int64; a group that is absent stays whole.
+
+Ascending, or in the order in which `slim` lets them lie: the r-th named takes the place of the r-th smallest.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,9 @@ class _Walk(Values):
             self.values[node] = self.function(node)
 
     def layer(self, node: fx.Node, module: nn.Module) -> Any:
+        several = node not in self.shapes and not isinstance(module, nn.MultiheadAttention)
+        if several:
+            raise NoRule(f"{type(module).__name__} `{node.name}`")
         x, before, out = self.values[source(node)], self.shapes[source(node)], self.out
         if isinstance(module, nn.MultiheadAttention):
             _check_plain(node, module)

@@ -134,8 +134,9 @@ class _Walk:
         residual = node in self.sums
         activation = self._fused(self.sums[node] if residual else last)
         signature = OpSignature(kind=kind, bias=bias, activation=activation, residual=residual, **fields)
-        c_out = self.coupling.channels(node.name)
-        c_in = c_out if kind == "depthwise" else self.coupling.channels(source.name)
+        axis = -1 if kind == "linear" else 1
+        c_out = self.coupling.channels(node.name, axis)
+        c_in = c_out if kind == "depthwise" else self.coupling.channels(source.name, axis)
         return Operator(name=node.name, signature=signature, c_in=c_in, c_out=c_out)
 
     def _gather(self, node: fx.Node, source: fx.Node) -> Operator:
@@ -145,7 +146,7 @@ class _Walk:
             source = source.all_input_nodes[0]
         residual = node in self.sums
         activation = self._fused(self.sums[node]) if residual else ""
-        height, width = _area(source.meta["shape"])
+        height, width = _area(source.meta["shape"], 1)
         signature = OpSignature(
             kind="gather",
             height=height,
@@ -164,7 +165,7 @@ class _Walk:
         """An operator that keeps its channels; `measured` is the node whose map sets its size."""
         if activates:
             fields["activation"] = self._fused(node)
-        height, width = _area(measured.meta["shape"])
+        height, width = _area(measured.meta["shape"], self.coupling.axis(measured.name))
         signature = OpSignature(kind=kind, height=height, width=width, bias=False, **fields)
         channels = self.coupling.channels(node.name)
         return Operator(name=node.name, signature=signature, c_in=channels, c_out=channels)
@@ -243,9 +244,10 @@ def _is_map(shape: tuple[int, ...]) -> bool:
     return len(shape) in (2, 4)
 
 
-def _area(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return (height, width) of a map; a sequence of tokens is as high as it is long."""
-    return (shape[2], shape[3]) if len(shape) == 4 else (shape[1], 1) if len(shape) == 3 else (1, 1)
+def _area(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
+    """Return (height, width) of a map whose channels lie along `axis`; a sequence of tokens is as high as it is long."""
+    sizes = [size for d, size in enumerate(shape) if d not in (0, axis)]
+    return (sizes[0], sizes[1]) if len(sizes) == 2 else (int(torch.Size(sizes).numel()), 1)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+COST_CEILING = 2**53
+"""The largest costs of all tables in one budget, summed, stay below this: float64 then adds them exactly."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WidthChoice:
@@ -105,9 +108,11 @@ class Plan:
     gap: float = 0.0
     """(bound - value) / bound, 0 when both are 0."""
     min_achievable_ns: int = 0
-    """Least latency over all offered widths, other budgets aside."""
+    """Least latency over all offered widths, other budgets aside: some choice reaches it."""
     other_min_achievable: dict[str, int] = field(default_factory=dict)
     """The same for every other budget, each alone."""
+    min_achievable_proven: bool = True
+    """Whether nothing undercuts these: False only on graphs that do not split, where the search for them was cut short."""
     seconds: float = 0.0
     seed: int = 0
 
@@ -205,7 +210,21 @@ def validate(problem: Problem) -> None:
             raise ValueError(f"group value {group_id}: wants one finite value per offered width of a known group")
     for layer in problem.layers:
         _validate_layer(problem, layer, groups)
+    _validate_sums(problem)
     _validate_stages(problem)
+
+
+def _validate_sums(problem: Problem) -> None:
+    """Raise ValueError where sums over the tables could not be trusted."""
+    tables = [layer.value for layer in problem.layers] + list(problem.group_value.values())
+    if not np.isfinite(sum(float(np.abs(table).max(initial=0.0)) for table in tables)):
+        raise ValueError("values are too large: their sum is not finite")
+    costs = {"latency_ns": [layer.latency_ns for layer in problem.layers]}
+    for budget in problem.other_budgets:
+        costs[budget.id] = [layer.other_costs[budget.id] for layer in problem.layers if budget.id in layer.other_costs]
+    for name, own in costs.items():
+        if sum(max(abs(int(table.max())), abs(int(table.min()))) for table in own if table.size) >= COST_CEILING:
+            raise ValueError(f"{name}: costs are too large, together they pass {COST_CEILING}")
 
 
 def _validate_layer(problem: Problem, layer: Layer, groups: Mapping[str, WidthChoice]) -> None:

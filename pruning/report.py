@@ -68,6 +68,13 @@ class Width(Part):
     """Why the group had to stay dense; empty where it could be pruned."""
 
 
+class LayerPattern(Part):
+    """The mask of one layer."""
+
+    layer: str
+    pattern: str
+
+
 class Solver(Part):
     """What the solver proved about the chosen plan."""
 
@@ -181,6 +188,8 @@ class Report(Part):
     widths: list[Width] = []
     removed: list[str] = []
     """Whole residual branches that were taken out."""
+    patterns: list[LayerPattern] = []
+    """Masked layers; the others are dense."""
     solver: Solver | None = None
     baselines: list[Baseline] = []
     limits: list[Limit] = []

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 def values_at(module: fx.GraphModule, shape: tuple[int, ...]) -> dict[fx.Node, Any]:
     """Return every node's value for an input of `shape` [batch, C, H, W]: numbers, and tensors without data."""
-    ghost = _Ghost(module)
+    ghost = Ghost(module)
     with torch.no_grad():
         ghost.run(torch.empty(shape, device="meta"))
     return ghost.values
@@ -24,11 +24,11 @@ def set_shapes(values: dict[fx.Node, Any]) -> None:
             node.meta["shape"] = tuple(value.shape)
 
 
-class _Ghost(fx.Interpreter):
+class Ghost(fx.Interpreter):
     """Runs the graph on copies of its modules whose tensors are on the meta device; nothing is computed or copied."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
+    def __init__(self, module: nn.Module, graph: fx.Graph | None = None) -> None:
+        super().__init__(module, garbage_collect_values=False, graph=graph)
         self.values: dict[fx.Node, Any] = {}
         self.ghosts: dict[str, Any] = {}
 

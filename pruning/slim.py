@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,27 +28,28 @@ _COUNTS = {
 def slim(network: Network, groups: Sequence[CouplingGroup], keep: Keep) -> Network:
     """Return a smaller copy of `network` that holds the kept units alone; nodes and parameters keep their names.
 
-    Its outputs equal those of `mask(network, groups, keep)`, at any batch size.
+    Its outputs equal those of `mask(network, groups, keep)`, at any batch size and in whatever order units are kept.
 
     Parameters
     ----------
     groups
         `coupling_groups(network)`; they give `keep` its meaning.
     keep
-        Kept units by group id, ascending, at least one each.
+        Kept units by group id, at least one each, in the order in which they shall lie: the r-th named unit takes the
+        place of the r-th smallest. All units in another order reorder the channels of a network that computes the same.
 
     Raises
     ------
     ValueError
-        `keep` names a group that does not exist or is frozen, or its indices are not ascending units.
+        `keep` names a group that does not exist or is frozen, or its indices are not different units.
     """
-    coupling, stay = _prepared(network, groups, keep)
+    cut = _prepared(network, groups, keep)
     small = copy.deepcopy(network.module)
     with torch.no_grad():
-        for (name, axis), labels in coupling.identities.slots.items():
-            _take(small.get_submodule(name), axis, torch.from_numpy(np.flatnonzero(stay[labels])))
+        for (name, axis), labels in cut.coupling.identities.slots.items():
+            _take(small.get_submodule(name), axis, torch.from_numpy(cut.positions(labels)))
     for node in small.graph.nodes:
-        _shrink_node(small, node, coupling, stay)
+        _shrink_node(small, node, cut)
     small.recompile()
     return replace(network, module=small)
 
@@ -57,17 +58,18 @@ def mask(network: Network, groups: Sequence[CouplingGroup], keep: Keep) -> Netwo
     """Return a copy of `network` of the same shapes in which the units that are not kept have no effect.
 
     Their producers' weights and biases are zero and so are the consumers' weights that read them; their BatchNorm
-    channels have weight, bias and mean 0 and variance 1. Errors as in `slim`.
+    channels have weight, bias and mean 0 and variance 1. Every unit stays in its place, in whatever order `keep` names
+    it. Errors as in `slim`.
     """
-    coupling, stay = _prepared(network, groups, keep)
+    cut = _prepared(network, groups, keep)
     masked = copy.deepcopy(network.module)
     with torch.no_grad():
-        for (name, axis), labels in coupling.identities.slots.items():
-            _zero(masked.get_submodule(name), axis, torch.from_numpy(np.flatnonzero(~stay[labels])))
+        for (name, axis), labels in cut.coupling.identities.slots.items():
+            _zero(masked.get_submodule(name), axis, torch.from_numpy(np.flatnonzero(~cut.stay[labels])))
     for node in masked.graph.nodes:
         child = module_of(masked, node)
         if isinstance(child, ChannelPad):
-            kept_in, kept_out = (_line(coupling, name, stay) for name in (source(node).name, node.name))
+            kept_in, kept_out = (torch.from_numpy(cut.stay[cut.line(name)]) for name in (source(node).name, node.name))
             gone = ~kept_out | ((child.index >= 0) & ~kept_in[child.index])
             masked.set_submodule(str(node.target), ChannelPad(child.index.masked_fill(gone, -1)))
     return replace(network, module=masked)
@@ -135,11 +137,41 @@ def _with_head(
     return replace(network, module=module, num_outputs=num_outputs)
 
 
-def _prepared(network: Network, groups: Sequence[CouplingGroup], keep: Keep) -> tuple[Coupling, np.ndarray]:
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """What stays of a network, by channel labels."""
+
+    coupling: Coupling
+    stay: np.ndarray
+    """bool [labels]."""
+    comes: np.ndarray
+    """int64 [labels]: whose channels come to lie where this label's lie."""
+
+    def line(self, node_name: str) -> np.ndarray:
+        """Return the labels int64 [C] of a node's channels (axis 1)."""
+        ids = self.coupling.identities.tensors[node_name]
+        return ids[tuple(slice(None) if d == 1 else 0 for d in range(ids.ndim))].numpy()
+
+    def positions(self, labels: np.ndarray) -> np.ndarray:
+        """Return which of these labelled positions stay, in their new order.
+
+        Where a label stands several times (convolution groups, flattened pixels), its k-th place is taken by the k-th
+        of the label that comes; so tensors with the same labels are reordered alike, and what joins them stays right.
+        """
+        kept = np.flatnonzero(self.stay[labels])
+        old, new = labels[kept], self.comes[labels[kept]]
+        if np.array_equal(old, new):
+            return kept
+        order = np.empty_like(kept)
+        order[np.argsort(new, kind="stable")] = kept[np.argsort(old, kind="stable")]
+        return order
+
+
+def _prepared(network: Network, groups: Sequence[CouplingGroup], keep: Keep) -> _Cut:
     coupling = Coupling(network)
     if [(g.id, g.units) for g in groups] != [(g.id, g.units) for g in coupling.groups]:
         raise ValueError("these coupling groups belong to another network")
-    return coupling, coupling.kept(keep)
+    return _Cut(coupling=coupling, stay=coupling.kept(keep), comes=coupling.moved(keep))
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
@@ -155,13 +187,12 @@ def _per_channel(module: nn.Module, axis: str) -> list[str]:
 
 def _columns(module: nn.Module, positions: Tensor) -> Tensor:
     """Return which columns of the weight hold these input channels: every convolution group has the same ones."""
-    columns = _tensor(module, "weight").shape[1]
-    return torch.from_numpy(np.unique(positions.numpy() % columns))
+    return positions[: len(positions) // int(getattr(module, "groups", 1))]
 
 
 def _take(module: nn.Module, axis: str, positions: Tensor) -> None:
     """Keep `positions` along `axis` of every tensor of the module, and its own channel counts in step."""
-    if axis == "in" and len(positions) == getattr(module, _count_name(module, axis)):
+    if axis == "in" and torch.equal(positions, torch.arange(int(getattr(module, _count_name(module, axis))))):
         return
     index = _columns(module, positions) if axis == "in" else positions
     for name in _per_channel(module, axis):
@@ -193,21 +224,17 @@ def _zero(module: nn.Module, axis: str, positions: Tensor) -> None:
             tensor[:, positions] = 0
 
 
-def _line(coupling: Coupling, node_name: str, stay: np.ndarray) -> Tensor:
-    """Return bool [C]: which channels (axis 1) of a node's tensor stay."""
-    ids = coupling.identities.tensors[node_name]
-    return torch.from_numpy(stay)[ids[tuple(slice(None) if d == 1 else 0 for d in range(ids.ndim))]]
-
-
-def _shrink_node(small: fx.GraphModule, node: fx.Node, coupling: Coupling, stay: np.ndarray) -> None:
+def _shrink_node(small: fx.GraphModule, node: fx.Node, cut: _Cut) -> None:
     """Correct what a node says about channel positions and counts, and its shape."""
-    if node.name in coupling.identities.tensors:
-        node.meta["shape"] = _kept_shape(coupling.identities.tensors[node.name], stay)
+    tensors = cut.coupling.identities.tensors
+    if node.name in tensors:
+        node.meta["shape"] = _kept_shape(tensors[node.name], cut.stay)
     child = module_of(small, node)
     if isinstance(child, ChannelGather):
-        kept_in, kept_out = (_line(coupling, name, stay) for name in (source(node).name, node.name))
-        rank = torch.where(kept_in, kept_in.cumsum(0) - 1, -1)
-        index = child.index[kept_out]
+        line_in, line_out = (cut.line(name) for name in (source(node).name, node.name))
+        rank = torch.full((len(line_in),), -1)
+        rank[cut.positions(line_in)] = torch.arange(int(cut.stay[line_in].sum()))
+        index = child.index[cut.positions(line_out)]
         new = torch.where(index >= 0, rank[index], -1)
         small.set_submodule(str(node.target), type(child)(new))
     elif node.op == "call_function" and node.target is torch.reshape:

@@ -30,6 +30,8 @@ def removable_stages(
             continue
         nodes = {inner.name for inner in branch} | {node.name} | _fused_after(network, node)
         modules = {str(inner.target) for inner in branch if inner.op == "call_module"}
+        # A layer that is called outside the branch, too, still has its units when the branch is gone.
+        modules -= {str(n.target) for n in network.module.graph.nodes if n.op == "call_module" and n not in branch}
         inside = tuple(g.id for g in groups if not g.frozen and {slot.module for slot in g.slots} <= modules)
         layers = tuple(op.name for op in operators if op.name in nodes)
         if layers:

@@ -4,13 +4,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 
+from lut.pattern import Pattern
 from lut.request import GridRequest, merge_requests, num_weights
 from lut.signature import OpSignature
-from lut.table import LatencyTable
+from lut.table import LatencyTable, LutMiss
 from pruning.network import ChannelCount, CouplingGroup, Operator, Widths
+from pruning.patterns.tables import PatternTable
 from pruning.problem import Budget, Layer, Problem, Stage, WidthChoice
 
 MAX_CHOICES = 16
@@ -41,10 +44,16 @@ def width_choices(
     return choices
 
 
-def grid_requests(operators: Iterable[Operator], choices: Choices, max_counts: int = MAX_CHOICES) -> list[GridRequest]:
+def grid_requests(
+    operators: Iterable[Operator],
+    choices: Choices,
+    max_counts: int = MAX_CHOICES,
+    patterns: Mapping[str, Sequence[Pattern]] = MappingProxyType({}),
+) -> list[GridRequest]:
     """Return what must be known of the device to price every combination of `choices`, merged by signature.
 
-    The inputs of a concat reach many totals: at most `max_counts` of them, evenly spread, are asked for; the rest is interpolated.
+    `patterns` are those offered to an operator, by its name, beside the dense one. The inputs of a concat reach many totals: at most
+    `max_counts` of them, evenly spread, are asked for; the rest is interpolated.
     """
     requests = []
     for operator in operators:
@@ -53,7 +62,8 @@ def grid_requests(operators: Iterable[Operator], choices: Choices, max_counts: i
             requests.append(GridRequest(signature=operator.signature, c_ins=c_ins, c_outs=c_ins, paired=True))
             continue
         c_outs = tuple(_thin(_totals(operator.c_out, choices), max_counts))
-        requests.append(GridRequest(signature=operator.signature, c_ins=c_ins, c_outs=c_outs))
+        lowered = [replace(operator.signature, pattern=pattern.id) for pattern in patterns.get(operator.name, ())]
+        requests += [GridRequest(signature=s, c_ins=c_ins, c_outs=c_outs) for s in (operator.signature, *lowered)]
     return merge_requests(requests)
 
 
@@ -113,8 +123,11 @@ def build_problem(
     *,
     others: Sequence[Limit] = (),
     stages: Iterable[Stage] = (),
+    patterns: Mapping[str, PatternTable] = MappingProxyType({}),
 ) -> Problem:
     """Return the knapsack of most value within `latency` (ns) and every other limit.
+
+    `patterns` are offered to the operators they are named after; one the latency table has no entry for gets no credit and is left out.
 
     `values` holds float64 [n_g] per group of `choices`. Raises `lut.table.LutMiss` for an operator a table does not cover.
     An operator whose input and output lie in one group is a diagonal; one that reads several groups is indexed by their total.
@@ -123,7 +136,7 @@ def build_problem(
     layers: list[Layer] = []
     fixed = {limit.id: limit.fixed for limit in limits}
     for operator in operators:
-        pricer = _Pricer(operator=operator, limits=limits, choices=choices)
+        pricer = _Pricer(operator=operator, limits=limits, choices=choices, offered=patterns.get(operator.name))
         if not pricer.groups:
             for limit in limits:
                 price = limit.price(operator.signature, [operator.c_in.fixed], [operator.c_out.fixed])
@@ -154,6 +167,7 @@ class _Pricer:
     operator: Operator
     limits: Sequence[Limit]
     choices: Choices
+    offered: PatternTable | None = None
 
     @property
     def groups(self) -> set[str]:
@@ -191,7 +205,32 @@ class _Pricer:
         target = c_out.terms[0][0] if c_out.terms else None
         ins = [c_in.at({source: w}) for w in self.choices[source]] if source else [c_in.fixed]
         outs = [c_out.at({target: w}) for w in self.choices[target]] if target else [c_out.fixed]
-        return self._layer(self.grid(ins, outs), inputs=(source,) if source else (), output=target)
+        layer = self._layer(self.grid(ins, outs), inputs=(source,) if source else (), output=target)
+        return self._with_patterns(layer, ins, outs) if self.offered else layer
+
+    def _with_patterns(self, layer: Layer, c_ins: Sequence[int], c_outs: Sequence[int]) -> Layer:
+        """Return the layer with the offered patterns that every limit has a price for; where one is dense, it costs as much."""
+        assert self.offered is not None
+        costs = [[layer.latency_ns[0]], *([cost[0]] for cost in layer.other_costs.values())]
+        values, names = [layer.value[0]], ["dense"]
+        for pattern, value, fits in zip(self.offered.patterns, self.offered.value, self.offered.fits, strict=True):
+            signature = replace(self.operator.signature, pattern=pattern.id)
+            try:
+                prices = [limit.price(signature, c_ins, c_outs) for limit in self.limits]
+            except LutMiss:
+                continue
+            for rows, price in zip(costs, prices, strict=True):
+                rows.append(np.where(fits, price, rows[0]))
+            values.append(value)
+            names.append(pattern.id)
+        latency_ns, *others = (np.stack(rows) for rows in costs)
+        return replace(
+            layer,
+            value=np.stack(values),
+            latency_ns=latency_ns,
+            patterns=tuple(names),
+            other_costs=dict(zip(layer.other_costs, others, strict=True)),
+        )
 
     def _several(self) -> Layer:
         """Several groups (after a concat): indexed by every total they can reach.

@@ -187,7 +187,13 @@ class PruneJobCreate(Budgeted):
     """`secateur` is the optimal one; the others are there to be compared with it."""
     saliency: Saliency = "squared_taylor"
     head: Literal["slice", "mask", "full"] = "slice"
-    patterns: Literal["none"] = "none"
+    patterns: Literal["none", "auto", "only"] = "none"
+    """`auto`: the plan mixes narrow, masked and dense layers as the device pays; masks run as gather + grouped
+    convolution. `only`: masks alone, every channel stays."""
+    pattern_choices: list[Annotated[str, Field(pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}@[1-9]\d{0,3}/[1-9]\d{0,3}$")]] = (
+        Field(default=["64x1@1/2", "64x1@1/4", "32x1@1/2", "32x1@1/4"], min_length=1, max_length=8)
+    )
+    """Masks on offer: `BxI@K/N` keeps K of every N tiles of B output by I input channels in each row of tiles."""
     finetune: FinetuneOptions = FinetuneOptions()
     baselines: bool = True
     """Also report random-saliency and uniform-width plans at the same budget."""

@@ -11,7 +11,7 @@ copies have their own outputs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -161,4 +161,5 @@ def _entry(probe: _Probe, fixed_s: float) -> Entry:
 
 def _padded_weight_bytes(request: GridRequest) -> int:
     """Return an upper limit of the bytes of one weight tensor, channels padded to any block size."""
-    return 4 * num_weights(request.signature, max(request.c_ins) + _PADDING, max(request.c_outs) + _PADDING)
+    dense = replace(request.signature, pattern="")
+    return 4 * num_weights(dense, max(request.c_ins) + _PADDING, max(request.c_outs) + _PADDING)

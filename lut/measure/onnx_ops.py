@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lut.request import output_size
+from lut.request import fan_in_groups, output_size
 from lut.signature import KINDS, OpSignature
 
 OPSET = 20
@@ -159,6 +159,7 @@ def _check(signature: OpSignature, c_in: int, c_out: int) -> None:
         raise ValueError(f"{signature.kind} keeps its channels, got {c_in} -> {c_out}")
     if signature.kind == "conv" and (c_in % signature.groups or c_out % signature.groups):
         raise ValueError(f"{c_in} -> {c_out} channels do not divide into {signature.groups} groups")
+    fan_in_groups(signature, c_in, c_out)
 
 
 def _produce(graph: _Graph, index: int, shape: tuple[int, ...]) -> str:
@@ -189,6 +190,8 @@ def _core(graph: _Graph, signature: OpSignature, operands: list[str], c_in: int,
         "pads": [*signature.padding, *signature.padding],
     }
     match signature.kind:
+        case "conv" | "linear" if signature.pattern:
+            return _lowered(graph, signature, operands[0], c_in, c_out, output)
         case "conv" | "depthwise":
             groups = c_in if signature.kind == "depthwise" else signature.groups
             fan_in = c_in // groups * signature.kernel[0] * signature.kernel[1]
@@ -216,6 +219,26 @@ def _core(graph: _Graph, signature: OpSignature, operands: list[str], c_in: int,
             return _gather(graph, signature, operands[0], c_in, c_out, output)
         case _:
             return graph.node("Concat", operands, output, axis=1)
+
+
+def _lowered(graph: _Graph, signature: OpSignature, operand: str, c_in: int, c_out: int, output: str) -> str:
+    """The nodes that `pruning.lower` makes of a masked layer, with random lists."""
+    length, groups = fan_in_groups(signature, c_in, c_out)
+    vector, stride = signature.kind == "linear", list(signature.stride)
+    if signature.kernel == (1, 1) and stride != [1, 1] and signature.padding == (0, 0):
+        operand = graph.node("MaxPool", [operand], kernel_shape=[1, 1], strides=stride)
+        stride = [1, 1]
+    if (length, groups) != (c_in, 1):
+        random = np.random.default_rng(0)
+        lists = [np.sort(random.permutation(c_in)[:length]) for _ in range(groups)]
+        operand = graph.node("Gather", [operand, graph.ints(np.concatenate(lists).tolist())], axis=1)
+    if vector:
+        operand = graph.node("Reshape", [operand, graph.ints([graph.batch, groups * length, 1, 1])])
+    window = {"pads": [*signature.padding, *signature.padding], "dilations": list(signature.dilation)}
+    weights = [graph.weight((c_out, length, *signature.kernel), length)]
+    weights += [graph.weight((c_out,))] if signature.bias else []
+    value = graph.node("Conv", [operand, *weights], "" if vector else output, strides=stride, group=groups, **window)
+    return graph.node("Reshape", [value, graph.ints([graph.batch, c_out])], output) if vector else value
 
 
 def _linear(graph: _Graph, signature: OpSignature, operand: str, c_in: int, c_out: int, output: str) -> str:

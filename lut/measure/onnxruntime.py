@@ -119,7 +119,7 @@ def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest]) -> int
         return 1
     dearest = max(free, key=lambda r: (num_macs(r.signature, max(r.c_ins), max(r.c_outs)), max(r.c_outs))).signature
     height, width = min(dearest.height, _STAIR_PIXELS), min(dearest.width, _STAIR_PIXELS)
-    signature = replace(dearest, height=height, width=width)
+    signature = replace(dearest, height=height, width=width, pattern="")
     other = _STAIR_CHANNELS
     points = {(signature, pair): None for w in stair.WIDTHS for pair in ((other, w), (w, other))}
     request = GridRequest(signature=signature, c_ins=(other,), c_outs=(other, max(stair.WIDTHS)))

@@ -1,4 +1,4 @@
-"""Solvers of the latency-saliency knapsack: `solve` is the default, `SOLVERS` names them all."""
+"""Solvers of the latency-saliency knapsack: `solve` is the default, `frontier` solves a row of budgets, `SOLVERS` names them all."""
 
 from types import MappingProxyType
 from typing import Protocol
@@ -6,13 +6,15 @@ from typing import Protocol
 from pruning.problem import Plan, Problem, validate
 from pruning.solve.answer import Run
 from pruning.solve.baselines import magnitude, random, uniform
+from pruning.solve.build import build_graph
 from pruning.solve.close import solve_split
-from pruning.solve.factors import build_graph
+from pruning.solve.frontier import frontier
 from pruning.solve.halp import halp
-from pruning.solve.price import DoesNotSplitError, Pricer
+from pruning.solve.order import DoesNotSplitError
+from pruning.solve.price import Pricer
 from pruning.solve.whole import cp_sat, solve_whole
 
-__all__ = ["SOLVERS", "Solver", "solve"]
+__all__ = ["SOLVERS", "Solver", "frontier", "solve"]
 
 
 def solve(problem: Problem, *, seed: int = 0, tolerance: float = 1e-3, time_limit_s: float = 30.0) -> Plan:

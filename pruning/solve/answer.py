@@ -8,6 +8,7 @@ import numpy as np
 from pruning.check import VALUE_TOLERANCE, relative_gap
 from pruning.problem import Plan
 from pruning.solve.factors import Choice, Graph
+from pruning.solve.least import Least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +27,14 @@ class Run:
         return self.started + self.time_limit_s - monotonic()
 
 
-def make_plan(graph: Graph, choice: Choice | None, bound: float, least: np.ndarray, run: Run) -> Plan:
+def make_plan(graph: Graph, choice: Choice | None, bound: float, least: Least, run: Run) -> Plan:
     """Return the plan of a choice within the budgets; without one, `infeasible` when the bound is -inf, else `unknown`.
 
-    `bound` is in scaled units, `least` int64 [K] without the fixed costs.
+    `bound` is in scaled units.
     """
     problem = graph.problem
     fixed = [problem.fixed_latency_ns, *(budget.fixed for budget in problem.other_budgets)]
-    achievable = [int(cost) + extra for cost, extra in zip(least, fixed, strict=True)]
+    achievable = [int(cost) + extra for cost, extra in zip(least.cost, fixed, strict=True)]
     other_achievable = {budget.id: cost for budget, cost in zip(problem.other_budgets, achievable[1:], strict=True)}
     if choice is None:
         return Plan(
@@ -41,6 +42,7 @@ def make_plan(graph: Graph, choice: Choice | None, bound: float, least: np.ndarr
             solver=run.solver,
             min_achievable_ns=achievable[0],
             other_min_achievable=other_achievable,
+            min_achievable_proven=least.proven,
             seconds=monotonic() - run.started,
             seed=run.seed,
         )
@@ -60,6 +62,7 @@ def make_plan(graph: Graph, choice: Choice | None, bound: float, least: np.ndarr
         gap=gap,
         min_achievable_ns=achievable[0],
         other_min_achievable=other_achievable,
+        min_achievable_proven=least.proven,
         seconds=monotonic() - run.started,
         seed=run.seed,
     )

@@ -11,10 +11,16 @@ import numpy as np
 from pruning.check import Totals
 from pruning.problem import Plan, Problem
 from pruning.solve.answer import Run, make_plan
-from pruning.solve.factors import Choice, Graph, build_graph
+from pruning.solve.build import build_graph
+from pruning.solve.factors import Choice, Graph
+from pruning.solve.least import Least, least_costs
 from pruning.solve.master import solve_master
-from pruning.solve.price import DoesNotSplitError, Pricer
+from pruning.solve.order import DoesNotSplitError
+from pruning.solve.price import Pricer
+from pruning.solve.relax import sharpest
 
+BOUND_ENTRIES = 1 << 22
+"""Table entries of the relaxed graph that bounds a problem whose own graph does not split."""
 ROUNDING = 1e-6
 """Units by which `fraction * width` may miss the whole number it stands for."""
 
@@ -108,7 +114,17 @@ def judged(graph: Graph, choice: Choice | None, run: Run) -> Plan:
     """Return a choice as a plan with the bound of pricing, which says how far from the optimum it can be."""
     try:
         master = solve_master(Pricer(graph), run)
-        bound, least = master.bound, master.least
     except DoesNotSplitError:
-        bound, least = graph.loosest_bound(), graph.least_costs()
-    return make_plan(graph, choice, bound, least, run)
+        bound, least = _relaxed_bound(graph.problem, run), least_costs(graph.problem, graph)
+        return make_plan(graph, choice, bound / graph.unit, least, run)
+    return make_plan(graph, choice, master.bound, Least(cost=master.least), run)
+
+
+def _relaxed_bound(problem: Problem, run: Run) -> float:
+    """Return a bound on the value of every plan from one relaxed graph; -inf when it proves that there is none."""
+    try:
+        pricer = sharpest(problem, {}, BOUND_ENTRIES)
+    except DoesNotSplitError:
+        graph = build_graph(problem)
+        return graph.loosest_bound() * graph.unit
+    return solve_master(pricer, run).bound * pricer.graph.unit

@@ -11,11 +11,13 @@ from pruning.solve.answer import Run, make_plan
 from pruning.solve.columns import Columns, Search
 from pruning.solve.cp_sat import Model, TableRows
 from pruning.solve.factors import Graph
+from pruning.solve.least import Least
 from pruning.solve.master import Column, Master, solve_master
 from pruning.solve.price import Pricer
 
-SEARCH_WIDTHS = (256, 4096, 32768)
-"""Partial plans kept a step, tried one after the other while the gap is above the tolerance."""
+SEARCHES = ((256, False), (256, True), (1024, True), (4096, True), (4096, False), (32768, False))
+"""(partial plans kept a step, whether plans within the tolerance of the bound are all that is looked for), one after the other
+while the gap is above the tolerance. Those alone are found faster; looking for every better plan proves more."""
 PIECE_WIDTH = 4096
 """Columns a piece may have to enter the CP-SAT close whole; larger pieces enter in parts."""
 
@@ -47,15 +49,18 @@ def solve_split(graph: Graph, pricer: Pricer, run: Run) -> Plan:
     state = State(best=master.best, bound=master.bound)
     if state.gap() > 0.0:
         search = Search(pricer, master.multipliers)
-        for width in SEARCH_WIDTHS:
-            found = search.run(_beyond(state), width)
-            state.learn(found.best, found.bound)
+        for width, aimed in SEARCHES:
+            least = _beyond(state)
+            aim = max(least, math.ceil(state.bound - run.tolerance * abs(state.bound))) if aimed else least
+            found = search.run(aim, width)
+            # Below what was aimed at there may still be better plans than the best.
+            state.learn(found.best, found.bound if aim == least else max(found.bound, float(aim - 1)))
             if state.gap() <= run.tolerance or run.left_s() < 0:
                 break
         if state.gap() > run.tolerance and run.left_s() > 0:
             close(search, state, master, run)
     choice = None if state.best is None else graph.decode(state.best.choice, state.best.pattern)
-    return make_plan(graph, choice, state.bound, master.least, run)
+    return make_plan(graph, choice, state.bound, Least(cost=master.least), run)
 
 
 def _beyond(state: State) -> int:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.solve.master import BOUND_MARGIN, Column
-from pruning.solve.price import Priced, Pricer, Step
+from pruning.solve.order import Step
+from pruning.solve.price import Priced, Pricer
 
 DOMINANCE_WINDOW = 16
 """With several budgets a column is compared with this many neighbours in cost order; the rest only costs time."""
@@ -112,6 +113,8 @@ class Search:
         self.pricer = pricer
         self.graph = pricer.graph
         self.multipliers = multipliers
+        self.active = np.flatnonzero(multipliers)
+        """Budgets that have a price."""
         self.priced: Priced = pricer.price(multipliers)
         self.outside = pricer.outside(self.priced)
         self.offset = float(multipliers @ self.graph.limits)
@@ -215,8 +218,27 @@ class Search:
         if len(rows.entry) <= self.width:
             return rows
         order = np.argsort(-rows.bound, kind="stable")
-        self.dropped = max(self.dropped, float(rows.bound[order[self.width]]))
-        return rows.take(np.sort(order[: self.width]))
+        if len(self.active) > 1:
+            order = self._spread_out(rows, order)
+        kept = np.sort(order[: self.width])
+        self.dropped = max(self.dropped, float(rows.bound[order[self.width :]].max()))
+        return rows.take(kept)
+
+    def _spread_out(self, rows: Rows, order: np.ndarray) -> np.ndarray:
+        """Return the order that takes the best row of every cell of the costs first, then the second best, ...
+
+        Where several budgets bind, the best bounds have costs that trade one budget for another; few of them end within all.
+        """
+        cost = rows.cost[self.active].astype(np.float64)
+        least, span = cost.min(axis=1, keepdims=True), np.maximum(1.0, np.ptp(cost, axis=1, keepdims=True))
+        bins = max(2, int(self.width ** (1 / len(cost))))
+        place = np.minimum(bins - 1, ((cost - least) / span * bins).astype(np.int64))
+        cell = np.ravel_multi_index(tuple(place), (bins,) * len(place))[order]
+        by_cell = np.argsort(cell, kind="stable")
+        first = np.searchsorted(cell[by_cell], cell[by_cell])
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[by_cell] = np.arange(len(order)) - first
+        return np.asarray(order[np.argsort(rank, kind="stable")])
 
     def _message(self, rows: Rows, step: Step) -> Columns:
         """Return the columns of the step's message: undominated rows per entry of its scope."""
@@ -244,7 +266,9 @@ class Search:
             picks=[],
         )
         for root in self.pricer.roots:
-            rows = self._join(rows, tables[root], root, Step(variable=-1, scope=(), sources=(root,), total=None))
+            rows = self._join(
+                rows, tables[root], root, Step(variable=-1, scope=(), sources=(root,), is_total=False, entries=1)
+            )
         fits = np.flatnonzero((rows.cost <= self.graph.limits[:, None]).all(axis=0) & (rows.value >= self.threshold))
         best = None
         if len(fits):
@@ -265,8 +289,9 @@ class Search:
                 choice[step.variable] = table.own[picked]
                 picks.update(zip(self._cheapest_first(step), table.picks[:, picked].tolist(), strict=True))
         for step in reversed(self.pricer.steps):
-            if step.total is not None:
-                choice[step.variable] = step.total.index[choice[step.total.left], choice[step.total.right]]
+            if step.is_total:
+                total = self.pricer.total_of[step.variable]
+                choice[step.variable] = total.index[choice[total.left], choice[total.right]]
         for f, picked in picks.items():
             columns = tables[f]
             assert columns is not None

@@ -78,9 +78,11 @@ class Model:
     A fresh model per solve: CP-SAT keeps no state between them.
     """
 
-    def __init__(self, graph: Graph, tables: Sequence[TableRows], variables: Sequence[int]) -> None:
+    def __init__(
+        self, graph: Graph, tables: Sequence[TableRows], variables: Sequence[int], ceiling: int = ROWS_CEILING
+    ) -> None:
         """Raises MemoryError before building a model beyond the ceiling."""
-        if sum(table.value.size for table in tables) > ROWS_CEILING:
+        if sum(table.value.size for table in tables) > ceiling:
             raise MemoryError("the tables of this problem are too large for CP-SAT")
         self.graph = graph
         self.tables = tables
@@ -116,9 +118,11 @@ class Model:
     def add_totals(self) -> None:
         for total in self.graph.totals:
             if total.out in self.choices:
-                sides = zip((total.left, total.right, total.out), total.counts, strict=True)
-                left, right, out = (cp_model.LinearExpr.weighted_sum(self.choices[v], counts) for v, counts in sides)
-                self.model.add(cp_model.LinearExpr.sum([left, right]) == out)
+                sides = zip((total.left, total.right), total.counts, strict=True)
+                whole = sum(cp_model.LinearExpr.weighted_sum(self.choices[v], counts) for v, counts in sides)
+                out = self.choices[total.out]
+                self.model.add(whole >= cp_model.LinearExpr.weighted_sum(out, total.least))
+                self.model.add(whole <= cp_model.LinearExpr.weighted_sum(out, total.most))
 
     def add_limits(self) -> None:
         literals = [literal for rows in self.rows for literal in rows]

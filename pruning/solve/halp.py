@@ -14,10 +14,14 @@ import numpy as np
 from pruning.problem import Plan, Problem
 from pruning.solve.answer import Run
 from pruning.solve.baselines import fits, judged, linearised
-from pruning.solve.factors import Choice, build_graph
+from pruning.solve.build import build_graph
+from pruning.solve.factors import Choice
 
 CAPACITY_STEPS = 10_000
 """States of the capacity axis; smaller capacities are exact to the nanosecond."""
+FEWEST_STEPS = 100
+MAX_COPIES = 2_000_000_000
+"""Counts the dynamic program may copy: with thousands of groups the capacity axis is coarser."""
 SHRINK = 0.97
 """Factor on the capacity after a plan that is over the budget."""
 MAX_SHRINKS = 200
@@ -47,7 +51,9 @@ def halp(problem: Problem, *, seed: int = 0, tolerance: float = 1e-3, time_limit
     )
     base_ns += sum(int(cost[0]) for group_id, cost in latency_ns.items() if group_id not in removable)
     items = _items(problem, value, latency_ns, removable)
-    capacity = problem.budget_ns - base_ns
+    # All items together are the largest capacity that makes a difference.
+    dearest = int(np.maximum(0, items.cost_ns - items.cost_before_ns).sum())
+    capacity = min(problem.budget_ns - base_ns, dearest)
     choice = None
     for _ in range(MAX_SHRINKS):
         taken = knapsack(items, max(0, capacity), len(problem.groups))
@@ -86,7 +92,8 @@ def _items(
 
 def knapsack(items: Items, capacity: int, num_groups: int) -> np.ndarray:
     """Return int64 [num_groups]: items taken of each group by the paper's dynamic program over the capacities."""
-    unit = max(1, -(-capacity // CAPACITY_STEPS))
+    steps = max(FEWEST_STEPS, min(CAPACITY_STEPS, MAX_COPIES // max(1, num_groups * len(items.group))))
+    unit = max(1, -(-capacity // steps))
     size = capacity // unit
     best = np.zeros(size + 1)
     taken = np.zeros((num_groups, size + 1), dtype=np.int16)

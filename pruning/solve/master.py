@@ -77,6 +77,9 @@ def solve_master(pricer: Pricer, run: Run) -> Master:
         _keep_best(master, [column], limits)
         if bound <= objective + 1e-9 * max(1.0, abs(objective)) or run.left_s() < 0:
             break
+    if master.bound < pricer.graph.least_value():
+        # Even the multipliers' prices for an overrun do not buy a plan: the budgets contradict each other.
+        master.bound = -np.inf
     return master
 
 

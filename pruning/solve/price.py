@@ -1,96 +1,16 @@
 """Pricing: the best choice for any multipliers on the budgets, exact, by eliminating one variable after the other.
 
 `max over choices of sum_f (w * value_f - multipliers . cost_f)` splits along the coupling graph; the pattern axis is
-maximised inside each table first. Non-serial dynamic programming: Bertele & Brioschi (1972); bucket elimination:
-Dechter, doi:10.1016/S0004-3702(99)00059-4.
+maximised inside each table first (`pruning.solve.order` says in which order, and from whom this is).
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pruning.solve.factors import Graph, Total
-
-BAG_CEILING = 1 << 23
-"""Entries of the largest table elimination may build; a graph that needs more does not split."""
-
-
-class DoesNotSplitError(Exception):
-    """Eliminating this graph needs a table beyond the ceiling."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """Elimination of one variable: all tables that contain it become one message without it."""
-
-    variable: int
-    scope: tuple[int, ...]
-    """Variables of the message, ascending."""
-    sources: tuple[int, ...]
-    """Tables joined: factors by index, then messages (number of factors + step index)."""
-    total: Total | None
-    """Set when the variable is a function of two others and is substituted instead of maximised."""
-
-
-def order_of_elimination(graph: Graph, ceiling: int = BAG_CEILING) -> tuple[Step, ...]:
-    """Return the cheaper of two orders, smallest joint table first and last layer first.
-
-    A total goes before the two variables it is made of, so that it never needs an axis beside theirs. Raises
-    DoesNotSplitError when both orders pass the ceiling.
-    """
-    place = {total.out: total.right + 0.5 for total in graph.totals}
-    orders = [_ordered(graph, ceiling, lambda variable, size: (size, variable))]
-    if graph.totals:
-        orders.append(_ordered(graph, ceiling, lambda variable, size: (-place.get(variable, variable), size)))
-    within = [order for order in orders if order is not None]
-    if not within:
-        raise DoesNotSplitError(f"no order of elimination stays within tables of {ceiling} entries")
-    return min(within, key=lambda order: order[1])[0]
-
-
-def _ordered(
-    graph: Graph, ceiling: int, rank: Callable[[int, int], tuple[float, float]]
-) -> tuple[tuple[Step, ...], int] | None:
-    """Return the steps, lowest `rank(variable, size of its joint table)` first, and all their sizes summed."""
-    open_tables = {f: frozenset(factor.scope) for f, factor in enumerate(graph.factors)}
-    total_of = {total.out: total for total in graph.totals}
-    waiting = dict(total_of)
-    left_over = set(range(len(graph.num_choices)))
-    steps: list[Step] = []
-    entries = 0
-
-    def scope_without(variable: int) -> frozenset[int]:
-        joined = frozenset().union(*(scope for scope in open_tables.values() if variable in scope))
-        if joined and variable in total_of:
-            joined |= {total_of[variable].left, total_of[variable].right}
-        return joined - {variable}
-
-    def size(variable: int) -> int:
-        own = 1 if variable in total_of else graph.num_choices[variable]
-        return own * math.prod(graph.num_choices[v] for v in scopes[variable])
-
-    scopes = {variable: scope_without(variable) for variable in left_over}
-    while left_over:
-        held = {v for total in waiting.values() for v in (total.left, total.right)}
-        variable = min(left_over - held, key=lambda v: rank(v, size(v)))
-        if size(variable) > ceiling:
-            return None
-        entries += size(variable)
-        scope = scopes[variable]
-        sources = tuple(t for t, covered in open_tables.items() if variable in covered)
-        for table in sources:
-            del open_tables[table]
-        open_tables[len(graph.factors) + len(steps)] = scope
-        steps.append(
-            Step(variable=variable, scope=tuple(sorted(scope)), sources=sources, total=waiting.pop(variable, None))
-        )
-        left_over.remove(variable)
-        # A message may reach variables that had no table with this one (the parts of a total): they are refreshed too.
-        for other in left_over & scope:
-            scopes[other] = scope_without(other)
-    return tuple(steps), entries
+from pruning.solve.factors import Graph
+from pruning.solve.order import ENTRIES_CEILING, Step, cheapest_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +26,11 @@ class Priced:
 class Pricer:
     """Prices one graph for any multipliers; the order of elimination is found once."""
 
-    def __init__(self, graph: Graph, ceiling: int = BAG_CEILING) -> None:
+    def __init__(self, graph: Graph, ceiling: int = ENTRIES_CEILING) -> None:
         """Raises DoesNotSplitError."""
         self.graph = graph
-        self.steps = order_of_elimination(graph, ceiling)
+        self.steps = cheapest_order(graph.outline, ceiling)
+        self.total_of = {total.out: total for total in graph.totals}
         self.num_factors = len(graph.factors)
         self.scopes = [factor.scope for factor in graph.factors] + [step.scope for step in self.steps]
         consumed = {source for step in self.steps for source in step.sources}
@@ -121,9 +42,15 @@ class Pricer:
             [f.cost.reshape(f.cost.shape[0], -1) for f in graph.factors], axis=1, dtype=np.float64
         )
 
+    def limited(self, limits: np.ndarray) -> "Pricer":
+        """Return the same tables under other limits, int64 [K]."""
+        other = copy(self)
+        other.graph = replace(self.graph, limits=limits)
+        return other
+
     def bag(self, step: Step) -> tuple[int, ...]:
         """Return the variables of the step's joint table: its own first, unless it is substituted."""
-        return step.scope if step.total is not None else (step.variable, *step.scope)
+        return step.scope if step.is_total else (step.variable, *step.scope)
 
     def spread(self, table: np.ndarray, source: int, step: Step) -> np.ndarray:
         """Return a source table on the axes of the step's bag (length 1 where it does not depend)."""
@@ -132,7 +59,7 @@ class Pricer:
     def spread_scope(self, table: np.ndarray, scope: tuple[int, ...], step: Step) -> np.ndarray:
         """Return a table over `scope` on the axes of the step's bag."""
         bag = self.bag(step)
-        if step.total is not None and step.variable in scope:
+        if step.is_total and step.variable in scope:
             return np.asarray(table[self.open_index(scope, step)])
         order = sorted(range(len(scope)), key=lambda axis: bag.index(scope[axis]))
         present = set(scope)
@@ -141,7 +68,7 @@ class Pricer:
 
     def open_index(self, scope: tuple[int, ...], step: Step) -> tuple[np.ndarray, ...]:
         """Return, per variable of `scope`, its choice on the open grid of the step's bag."""
-        bag, total = self.bag(step), step.total
+        bag, total = self.bag(step), self.total_of.get(step.variable)
 
         def along(values: np.ndarray, *variables: int) -> np.ndarray:
             if variables != tuple(sorted(variables)):
@@ -166,7 +93,7 @@ class Pricer:
 
     def split_entries(self, entry: np.ndarray, step: Step) -> tuple[np.ndarray, np.ndarray]:
         """Return the step's own choice (0 where it is substituted) and the message's entry, per entry of the bag."""
-        if step.total is not None:
+        if step.is_total:
             return np.zeros_like(entry), entry
         own, rest = np.divmod(entry, int(np.prod([self.graph.num_choices[v] for v in step.scope], dtype=np.int64)))
         return own, rest
@@ -187,7 +114,7 @@ class Pricer:
             tables.append(table[0] if len(table) == 1 else table.max(axis=0))
         for step in self.steps:
             bag = self.joint(tables, step)
-            tables.append(bag if step.total is not None else bag.max(axis=0))
+            tables.append(bag if step.is_total else bag.max(axis=0))
         return Priced(tables=tables, best=float(sum(float(tables[root]) for root in self.roots)))
 
     def choose(
@@ -196,8 +123,9 @@ class Pricer:
         """Return a maximiser: one index per variable, one pattern index per factor."""
         choice = np.zeros(len(self.graph.num_choices), dtype=np.int64)
         for step in reversed(self.steps):
-            if step.total is not None:
-                choice[step.variable] = step.total.index[choice[step.total.left], choice[step.total.right]]
+            if step.is_total:
+                total = self.total_of[step.variable]
+                choice[step.variable] = total.index[choice[total.left], choice[total.right]]
                 continue
             along = np.zeros(self.graph.num_choices[step.variable])
             for source in step.sources:
@@ -242,12 +170,24 @@ class Pricer:
     def completed(self, priced: Priced, outside: list[np.ndarray], s: int) -> np.ndarray:
         """Return, for every entry of step s's bag, the best priced objective of a whole plan through it."""
         step = self.steps[s]
-        own = outside[s] if step.total is not None else outside[s][None]
+        own = outside[s] if step.is_total else outside[s][None]
         return np.asarray(self.joint(priced.tables, step) + own)
+
+    def best_through(self, priced: Priced) -> dict[int, np.ndarray]:
+        """Return, per variable, float64 [n_v]: the best priced objective of a whole plan with each of its choices.
+
+        Totals are left out.
+        """
+        outside = self.outside(priced)
+        return {
+            step.variable: (best := self.completed(priced, outside, s)).max(axis=tuple(range(1, best.ndim)))
+            for s, step in enumerate(self.steps)
+            if not step.is_total
+        }
 
     def _max_marginal(self, completed: np.ndarray, scope: tuple[int, ...], step: Step) -> np.ndarray:
         shape = [self.graph.num_choices[v] for v in scope]
-        if step.total is not None and step.variable in scope:
+        if step.is_total and step.variable in scope:
             best = np.full(shape, -np.inf)
             np.maximum.at(best, tuple(np.broadcast_arrays(*self.open_index(scope, step), completed)[:-1]), completed)
             return best

@@ -132,6 +132,18 @@ KeepDense = Annotated[
 SolverName = Annotated[
     Solver, typer.Option(help="secateur is the optimal one; the others are for comparison.", rich_help_panel=_METHOD)
 ]
+Patterns = Annotated[
+    Literal["none", "auto", "only"],
+    typer.Option(
+        help="auto: narrow, masked and dense layers as the device pays; only: masks alone.", rich_help_panel=_METHOD
+    ),
+]
+PatternChoices = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Masks on offer, left out: a usual few. 64x1@1/4,32x1@1/2", rich_help_panel=_METHOD, show_default=False
+    ),
+]
 RemoveStages = Annotated[
     bool, typer.Option(help="Let whole residual branches go where it pays.", rich_help_panel=_METHOD)
 ]

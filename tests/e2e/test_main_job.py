@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
+from safetensors.torch import load_file
 
 from secateur import Client, Job
 from secateur.schemas import Dataset, JobStatus, Model
@@ -82,6 +84,22 @@ def test_one_job_keeps_every_condition_and_draws_the_frontier(
     shares = [point["value_share"] for point in report["frontier"]]
     assert len(shares) == 4 and shares == sorted(shares), "more latency keeps more saliency"
     assert "Frontier" in (folder / "conditions" / "report.html").read_text()
+
+
+def test_masks_alone_keep_the_budget_and_every_channel(
+    client: Client, inputs: tuple[Model, Dataset], folder: Path
+) -> None:
+    job = submit(client, inputs, patterns="only", pattern_choices=["32x1@1/4", "16x1@1/4"], finetune={"max_epochs": 1})
+    assert job.wait(timeout_s=PATIENCE_S).outcome == "budget_met"
+    job.download(folder / "masks")
+    plan = json.loads((folder / "masks" / "plan.json").read_text())
+    chosen = plan["plans"]["main"]["chosen"]
+    assert all(chosen["widths"][name] == group["units"] for name, group in plan["groups"].items())
+    assert chosen["density"] and all(0.2 < density < 0.3 for density in chosen["density"].values())
+    weights = load_file(folder / "masks" / "model.safetensors")
+    for layer, density in chosen["density"].items():
+        assert float((weights[f"{layer}.weight"] != 0).float().mean()) <= density + 1e-6
+    assert "Gather" in {node.op_type for node in onnx.load(folder / "masks" / "model.onnx").graph.node}
 
 
 def test_a_condition_on_a_layer_there_is_not_is_named(client: Client, inputs: tuple[Model, Dataset]) -> None:

@@ -8,7 +8,7 @@ from pruning.export import to_safetensors
 from pruning.finetune import EpochMetrics, finetune
 from workers.context import StepContext, jsonable
 from workers.steps.loading import dense_network, job_images, weights
-from workers.steps.planned import MAIN, chosen_plans, slimmed
+from workers.steps.planned import MAIN, chosen_plans, plan_masks, slimmed
 
 CHECKPOINT = "training.pt"
 
@@ -17,7 +17,8 @@ def run(context: StepContext) -> dict[str, Any]:
     """Return how the training went; leave `model.safetensors`."""
     options = context.spec["job"]["finetune"]
     dense = dense_network(context)
-    student, _ = slimmed(dense, chosen_plans(context)[MAIN])
+    masks = plan_masks(context, MAIN)
+    student, _ = slimmed(dense, chosen_plans(context)[MAIN], masks)
     student.module.load_state_dict(weights(context.path("repaired.safetensors")), strict=False)
     if options["mode"] != "full":
         to_safetensors(student, context.path("model.safetensors"))
@@ -43,6 +44,7 @@ def run(context: StepContext) -> dict[str, Any]:
             flip=data.flip,
             seed=context.seed,
         ),
+        masks=masks,
         on_epoch=on_epoch,
         checkpoint=checkpoint,
         progress=context.progress,

@@ -47,6 +47,7 @@ def frontier(
                 "gap": plan.gap,
                 "widths": plan.widths,
                 "removed": list(plan.removed),
+                "patterns": plan.patterns,
                 "other_costs": plan.other_costs,
             }
             context.metric(frontier_budget_ms=budget_ms, measured_ms=seen.p50_ms, value_share=point["value_share"])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pruning.architectures import UnknownArchitecture, WrongWeights, build
 from pruning.data import DataError, Dataset, Limits, Split, load
+from pruning.export import NotExportable
 from pruning.network import Network
 from pruning.onnx_builder import UnsupportedOnnx
 from pruning.onnx_import import from_onnx
@@ -45,6 +46,8 @@ def problems() -> Iterator[None]:
         raise StepProblem("unsupported_onnx", str(error)) from error
     except NotTraceable as error:
         raise StepProblem("not_traceable", str(error)) from error
+    except NotExportable as error:
+        raise StepProblem("not_exportable", str(error)) from error
 
 
 def weights(path: Path) -> dict[str, Tensor]:

@@ -2,30 +2,45 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
+from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.export import num_macs, num_parameters
 from pruning.groups import coupling_groups
+from pruning.lower.rewrite import lower
+from pruning.masked import Masks
 from pruning.network import CouplingGroup, Operator
 from pruning.operators import operators
+from pruning.patterns.tables import maskable
 from pruning.search import Attempt, Search
 from pruning.stages import removable_stages
-from pruning.tables import best_units
 from workers.context import StepContext, StepProblem
 from workers.steps.frontier import frontier
 from workers.steps.loading import dense_network
 from workers.steps.planned import MAIN
 from workers.steps.targets import dense_onnx, targets
-from workers.steps.workbench import Gauge, Workbench, gauge, limit_id, predicted_ms
+from workers.steps.workbench import Gauge, Saliency, Workbench, gauge, limit_id, predicted_ms
 
-BASELINES = {"random_saliency": ("secateur", "random"), "uniform_widths": ("uniform", "")}
-"""Solver and saliency of each baseline; empty means the job's own saliency."""
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How one plan is found."""
+
+    solver: str
+    saliency: str
+    patterns: bool = True
+    """Whether patterns are on offer, where the job has any."""
+
+
 FRONTIER_SHARE = 0.3
 """Share of the step's progress that the frontier takes, where there is one."""
 
@@ -35,14 +50,20 @@ def run(context: StepContext) -> dict[str, Any]:
     job = context.spec["job"]
     bench = workbench(context)
     saliency = load_saliency(context.path("saliency.npz"))
-    how = {MAIN: (job["solver"], job["saliency"])}
+    how = {MAIN: How(solver=job["solver"], saliency=job["saliency"])}
     if job["baselines"]:
-        how |= {name: (solver, method or job["saliency"]) for name, (solver, method) in BASELINES.items()}
+        how |= baselines(job)
     found, bench = searches(context, bench, how, saliency)
     main = found[MAIN]
     least = bench.least(main.corrections)
     if main.chosen is None:
         least[limit_id(0)] = main.min_achievable_ms
+    plans: dict[str, Any] = {}
+    masks: dict[str, Tensor] = {}
+    for name, one in found.items():
+        plans[name], own = described(bench, saliency[how[name].saliency], how[name].solver, one)
+        masks |= {f"{name}/{module}": mask for module, mask in own.items()}
+    save_file(masks, context.path("masks.safetensors"))
     content = {
         "schema_version": 1,
         "feasible": main.chosen is not None,
@@ -52,7 +73,7 @@ def run(context: StepContext) -> dict[str, Any]:
         "step": bench.table.step,
         "saliency": job["saliency"],
         "budgets": budgets(bench, main, least),
-        "plans": {name: described(bench, saliency[how[name][1]], how[name][0], one) for name, one in found.items()},
+        "plans": plans,
         "frontier": frontier(context, bench, saliency[job["saliency"]], main.corrections, least[limit_id(0)]),
         "groups": {
             g.id: {"units": g.units, "frozen": g.frozen, "offered": list(bench.choices.get(g.id, ()))}
@@ -64,6 +85,17 @@ def run(context: StepContext) -> dict[str, Any]:
     if main.chosen is None:
         return {"feasible": False, "outcome": "infeasible", "summary": summary}
     return {"feasible": True, "summary": summary | {"gap": main.chosen.plan.gap, "planned_ms": main.chosen.measured_ms}}
+
+
+def baselines(job: Mapping[str, Any]) -> dict[str, How]:
+    """Return how the plans are found that the job's own is compared with."""
+    found = {
+        "random_saliency": How(solver="secateur", saliency="random"),
+        "uniform_widths": How(solver="uniform", saliency=job["saliency"], patterns=False),
+    }
+    if job["patterns"] != "none":
+        found["channels_only"] = How(solver="secateur", saliency=job["saliency"], patterns=False)
+    return found
 
 
 def workbench(context: StepContext) -> Workbench:
@@ -81,12 +113,15 @@ def workbench(context: StepContext) -> Workbench:
         dense=dense,
         groups=groups,
         costs=costs,
-        stages=removable_stages(dense, groups, costs) if job["remove_stages"] else (),
+        stages=removable_stages(dense, groups, costs) if job["remove_stages"] and job["patterns"] != "only" else (),
         gauges=tuple(gauges),
         folder=context.workdir,
         max_weight_bytes=job["max_weight_bytes"],
         min_widths=widths,
         keep_dense=layers,
+        modules=maskable(dense, costs) if job["patterns"] != "none" else {},
+        patterns=[Pattern.parse(name) for name in job["pattern_choices"]] if job["patterns"] != "none" else (),
+        widths=job["patterns"] != "only",
     )
 
 
@@ -129,26 +164,26 @@ def conditions(
 def searches(
     context: StepContext,
     bench: Workbench,
-    how: Mapping[str, tuple[str, str]],
-    saliency: Mapping[str, Mapping[str, np.ndarray]],
+    how: Mapping[str, How],
+    saliency: Mapping[str, Saliency],
 ) -> tuple[dict[str, Search], Workbench]:
-    """Return a search per (solver, saliency) of `how`, the job's own first, and the workbench whose floor met the budget.
+    """Return a search for every one of `how`, the job's own first, and the workbench whose floor met the budget.
 
     Without a plan of its own the job is infeasible, and no baseline is searched for.
     """
     found: dict[str, Search] = {}
-    for done, (name, (solver, method)) in enumerate(how.items()):
+    for done, (name, one) in enumerate(how.items()):
         context.progress((1 - FRONTIER_SHARE) * done / len(how))
         plan = partial(
             Workbench.search,
-            saliency=saliency[method],
-            solver=solver,
+            saliency=saliency[one.saliency],
+            solver=one.solver,
             seed=context.seed,
             on_attempt=partial(say, context, name),
             thorough=name == MAIN,
         )
         if name == MAIN or found[MAIN].chosen:
-            found[name] = plan(bench)
+            found[name] = plan(bench if one.patterns else replace(bench, patterns=(), widths=True))
         if name == MAIN and found[MAIN].chosen is None:
             bench = replace(bench, floor=0.0)
             found[MAIN] = plan(bench)
@@ -198,8 +233,8 @@ def budgets(bench: Workbench, main: Search, least: Mapping[str, float]) -> list[
     return rows
 
 
-def described(bench: Workbench, saliency: Mapping[str, np.ndarray], solver: str, result: Search) -> dict[str, Any]:
-    """Return the JSON of a search: its attempts, and the chosen plan with kept units and sizes; None inside when none fits."""
+def described(bench: Workbench, saliency: Saliency, solver: str, result: Search) -> tuple[dict[str, Any], Masks]:
+    """Return the JSON of a search (its attempts, and the chosen plan with kept units and sizes or None) and the plan's masks."""
     attempts = [
         {
             "predicted_ms": a.predicted_ms,
@@ -216,29 +251,35 @@ def described(bench: Workbench, saliency: Mapping[str, np.ndarray], solver: str,
         for a in result.attempts
     ]
     described: dict[str, Any] = {"solver": solver, "attempts": attempts, "chosen": None}
+    masks: Masks = {}
     if result.chosen is not None:
         plan = result.chosen.plan
-        network = bench.network(saliency, plan)
-        keep = best_units(saliency, plan.widths)
+        built = bench.built(saliency, plan)
+        masks, network = built.masks, lower(built.network, built.masks)
         described["chosen"] = {
             **asdict(plan),
-            "keep": {group: units.tolist() for group, units in keep.items()},
+            "keep": {group: units.tolist() for group, units in built.keep.items()},
             "predicted_ms": result.chosen.predicted_ms,
             "measured_ms": result.chosen.measured_ms,
             "p90_ms": result.chosen.p90_ms,
             "value_share": bench.value_share(saliency, plan),
             "correction": result.chosen.corrections[0],
+            "density": {name: float(mask.float().mean()) for name, mask in masks.items()},
             "num_macs": num_macs(network),
             "num_parameters": num_parameters(network),
         }
-    return described
+    return described, masks
 
 
-def load_saliency(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return saliency by method and coupling group."""
-    saliency: dict[str, dict[str, np.ndarray]] = {}
+def load_saliency(path: Path) -> dict[str, Saliency]:
+    """Return saliency by method."""
+    units: dict[str, dict[str, np.ndarray]] = {}
+    weights: dict[str, dict[str, Tensor]] = {}
     with np.load(path, allow_pickle=False) as arrays:
         for key in arrays.files:
-            method, group = key.split("/", 1)
-            saliency.setdefault(method, {})[group] = arrays[key]
-    return saliency
+            kind, method, name = key.split("/", 2)
+            if kind == "units":
+                units.setdefault(method, {})[name] = arrays[key]
+            else:
+                weights.setdefault(method, {})[name] = torch.from_numpy(arrays[key])
+    return {method: Saliency(units=units[method], weights=weights.get(method, {})) for method in units}

@@ -4,8 +4,11 @@ import json
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor
 
 from pruning.groups import coupling_groups
+from pruning.masked import Masks, apply_masks
 from pruning.network import CouplingGroup, Keep, Network
 from pruning.stages import build
 from workers.context import StepContext
@@ -21,11 +24,19 @@ def chosen_plans(context: StepContext) -> dict[str, dict[str, Any]]:
 
 
 def kept_units(plan: dict[str, Any]) -> Keep:
-    """Return the kept units of every coupling group of a plan."""
+    """Return the kept units of every coupling group of a plan, in the order in which they lie."""
     return {group: np.asarray(units, dtype=np.int64) for group, units in plan["keep"].items()}
 
 
-def slimmed(dense: Network, plan: dict[str, Any]) -> tuple[Network, tuple[CouplingGroup, ...]]:
-    """Return the network of a plan with the dense network's weights, and the dense network's coupling groups."""
+def plan_masks(context: StepContext, name: str) -> dict[str, Tensor]:
+    """Return the masks of a plan by module; empty where it has none."""
+    found = load_file(context.path("masks.safetensors"))
+    return {key.removeprefix(f"{name}/"): mask for key, mask in found.items() if key.startswith(f"{name}/")}
+
+
+def slimmed(dense: Network, plan: dict[str, Any], masks: Masks) -> tuple[Network, tuple[CouplingGroup, ...]]:
+    """Return the network of a plan with the dense network's weights, masked, and the dense network's coupling groups."""
     groups = coupling_groups(dense)
-    return build(dense, groups, kept_units(plan), plan["removed"]), groups
+    network = build(dense, groups, kept_units(plan), plan["removed"])
+    apply_masks(network.module, masks)
+    return network, groups

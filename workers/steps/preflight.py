@@ -1,15 +1,16 @@
 """What a job would meet, found without measuring or training anything."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lut.request import num_macs
 from lut.table import LatencyTable, LutMiss
+from pruning.dense import DenseLayer, dense_layers
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator, Widths
-from pruning.operators import operators, unpriced
+from pruning.operators import operators
 from pruning.slim import slice_head
 from pruning.solve import solve
 from pruning.stages import removable_stages
@@ -19,7 +20,8 @@ from workers.steps.loading import full_network, problems
 from workers.steps.prepare import class_names
 
 NOTABLE_SHARE = 0.02
-"""A layer that stays dense is mentioned from this share of the latency on."""
+"""A layer that stays dense is mentioned from this share of the latency on by itself, smaller ones together."""
+MOST_REASONS = 5
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -38,11 +40,10 @@ def run(context: StepContext) -> dict[str, Any]:
     known = _priced(costs, dense, table)
     dense_ms = predicted_us(known, dense, table) / 1e3 if table and known else None
     floor_ms = _least_ms(network, groups, known, table) if table and known else None
-    shares = _shares(costs, dense, table if known else None)
-    blockers = _frozen(groups, costs, shares)
-    for name in unpriced(network, groups):
-        detail = f"No table prices {name}: its latency shows only when the whole network is measured."
-        blockers.append({"severity": "warning", "code": "not_in_the_table", "detail": detail, "layer": name})
+    layers = dense_layers(network, groups)
+    work = _work(costs, dense) + sum(layer.num_macs for layer in layers if not layer.priced)
+    shares = _shares(costs, dense, table if known else None, work)
+    blockers = _staying(layers, shares, work, by_table=bool(known))
     budget_ms = job["budget_ms"] or (dense_ms * job["budget_ratio"] if dense_ms is not None else None)
     if not dense:
         blockers.append(
@@ -51,7 +52,7 @@ def run(context: StepContext) -> dict[str, Any]:
     if budget_ms is not None and floor_ms is not None and budget_ms < floor_ms:
         detail = f"The budget of {budget_ms:.4g} ms is below the minimum achievable, {floor_ms:.4g} ms by the device's table."
         blockers.append({"severity": "error", "code": "budget_infeasible", "detail": detail})
-    prunable = sum(share for op, share in zip(costs, shares, strict=True) if op.c_in.terms or op.c_out.terms)
+    prunable = sum(shares[op.name] for op in costs if op.c_in.terms or op.c_out.terms)
     return {
         "ok": not any(blocker["severity"] == "error" for blocker in blockers),
         "blockers": blockers,
@@ -98,35 +99,46 @@ def _least_ms(
     return solve(problem).min_achievable_ns / 1e6
 
 
-def _shares(costs: tuple[Operator, ...], dense: Widths, table: LatencyTable | None) -> list[float]:
-    """Return each operator's share of the dense latency, or of the multiply-accumulates without a table."""
-    counts = [(op.signature, op.c_in.at(dense), op.c_out.at(dense)) for op in costs]
+def _shares(costs: tuple[Operator, ...], dense: Widths, table: LatencyTable | None, work: int) -> dict[str, float]:
+    """Return each operator's share of the table's dense latency, or of all multiply-accumulates `work` without a table."""
+    counts = {op.name: (op.signature, op.c_in.at(dense), op.c_out.at(dense)) for op in costs}
     if table is None:
-        amounts = [float(num_macs(*key)) for key in counts]
-    else:
-        amounts = [
-            table.latency_us(*key) if _covers(table, op, dense) else 0.0 for op, key in zip(costs, counts, strict=True)
-        ]
-    total = sum(amounts) or 1.0
-    return [amount / total for amount in amounts]
+        return {name: num_macs(*key) / max(1, work) for name, key in counts.items()}
+    latency_us = {op.name: table.latency_us(*counts[op.name]) if _covers(table, op, dense) else 0.0 for op in costs}
+    total = sum(latency_us.values()) or 1.0
+    return {name: value / total for name, value in latency_us.items()}
 
 
-def _frozen(
-    groups: tuple[CouplingGroup, ...], costs: tuple[Operator, ...], shares: list[float]
+def _staying(
+    layers: Sequence[DenseLayer], shares: Mapping[str, float], work: int, *, by_table: bool
 ) -> list[dict[str, Any]]:
-    """Return a warning for each coupling group that stays dense and owns a notable share."""
-    share_of = {op.name: share for op, share in zip(costs, shares, strict=True)}
-    found = []
-    for group in groups:
-        owned = sum(share_of.get(slot.module.replace(".", "_"), 0.0) for slot in group.slots if slot.axis != "in")
-        if group.frozen and owned >= NOTABLE_SHARE:
-            found.append(
-                {
-                    "severity": "warning",
-                    "code": "stays_dense",
-                    "detail": group.frozen,
-                    "layer": group.id,
-                    "latency_share": owned,
-                }
-            )
+    """Return a warning for each layer that stays dense or has no price and owns a notable share, and one for the rest.
+
+    A share is of the priced operators' latency by the device's table, and of all multiply-accumulates without a table and for what no
+    table has a kind for.
+    """
+    found: list[dict[str, Any]] = []
+    for code, priced in (("stays_dense", True), ("not_in_the_table", False)):
+        state = "stays dense" if priced else "has no price"
+        measure = "latency by the device's table" if by_table and priced else "multiply-accumulates"
+        owned = [
+            (layer, shares[layer.name] if priced else layer.num_macs / max(1, work))
+            for layer in layers
+            if layer.priced == priced
+        ]
+        small = [(layer, share) for layer, share in owned if share < NOTABLE_SHARE]
+        for layer, share in owned:
+            if share >= NOTABLE_SHARE:
+                detail = f"{layer.module} {state}: {layer.reason}. It has {share:.1%} of the {measure}."
+                found.append(_warning(code, detail, layer.module, share))
+        if small:
+            share = sum(share for _, share in small)
+            names = ", ".join(layer.module for layer, _ in small)
+            kinds = "; ".join(sorted({layer.reason for layer, _ in small})[:MOST_REASONS])
+            detail = f"{len(small)} smaller layers each {state}, with {share:.1%} of the {measure}: {names}. Reasons: {kinds}."
+            found.append(_warning(code, detail, small[0][0].module if len(small) == 1 else None, share))
     return found
+
+
+def _warning(code: str, detail: str, layer: str | None, share: float) -> dict[str, Any]:
+    return {"severity": "warning", "code": code, "detail": detail, "layer": layer, "latency_share": share}

@@ -7,11 +7,13 @@ from functools import partial
 from typing import Any
 
 from lut.measure.onnxruntime import measure_step, measure_table
+from lut.pattern import Pattern
 from lut.profile import DeviceProfile
 from lut.table import LatencyTable
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Operator
 from pruning.operators import operators
+from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext, StepProblem
 from workers.steps.loading import dense_network
@@ -26,13 +28,16 @@ def run(context: StepContext) -> dict[str, Any]:
     groups = coupling_groups(dense)
     costs = operators(dense, groups)
     tables, luts, num_new = [], [], 0
+    job = context.spec["job"]
+    masks = [Pattern.parse(name) for name in job["pattern_choices"]] if job["patterns"] != "none" else []
+    offered = dict.fromkeys(maskable(dense, costs), masks)
     step = None
     wanted = targets(context)
     for target in wanted:
         known = context.path(target.known_table_file)
         before = LatencyTable.load(known) if known.exists() else _empty(target.profile, groups, costs)
         step = step or before.step  # widths are offered at the ends of the stairs of the job's own device
-        requests = grid_requests(costs, width_choices(groups, replace(before, step=step)))
+        requests = grid_requests(costs, width_choices(groups, replace(before, step=step)), patterns=offered)
         table = before
         if target.here:
             table = measure_table(target.profile, requests, before, partial(_say, context, target, len(wanted)))

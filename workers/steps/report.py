@@ -17,6 +17,7 @@ BASELINE_NOTES = {
     MAIN: "This job's plan.",
     "random_saliency": "The same solver, with random saliency.",
     "uniform_widths": "The same share of every coupling group.",
+    "channels_only": "The same solver and saliency, without patterns.",
 }
 
 
@@ -66,6 +67,11 @@ def fields(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
             for name, group in plan["groups"].items()
         ],
         "removed": list(chosen["removed"]) if chosen else [],
+        "patterns": [
+            {"layer": layer, "pattern": pattern} for layer, pattern in chosen["patterns"].items() if pattern != "dense"
+        ]
+        if chosen
+        else [],
         "solver": {
             "name": main["solver"],
             **{key: chosen[key] for key in ("status", "value", "bound", "gap", "seconds")},

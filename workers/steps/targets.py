@@ -9,6 +9,7 @@ from pruning.export import to_onnx
 from pruning.network import Network
 from workers.context import StepContext
 from workers.files import TABLES, known
+from workers.steps.loading import problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,5 +64,6 @@ def dense_onnx(context: StepContext, dense: Network, target: Target) -> Path:
     """Return the dense network's ONNX file at the target's batch, written if it is not there."""
     path = context.path(f"dense_{target.index}.onnx" if target.index else "dense.onnx")
     if not path.exists():
-        to_onnx(dense, path, batch=target.profile.batch)
+        with problems():
+            to_onnx(dense, path, batch=target.profile.batch)
     return path

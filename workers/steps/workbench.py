@@ -2,18 +2,24 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lut.calibrate import fit
 from lut.measure.onnxruntime import measure_models
+from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.export import to_onnx
-from pruning.network import CouplingGroup, Network, Operator
+from pruning.lower.rewrite import lower
+from pruning.masked import Masks
+from pruning.network import CouplingGroup, Keep, Network, Operator
+from pruning.patterns.tables import PatternTable, pattern_tables, plan_masks, weight_of
 from pruning.problem import Plan, Problem, Stage, restrict
 from pruning.search import Attempt, Corrections, Measurement, Search, search
 from pruning.solve import SOLVERS, solve
@@ -36,8 +42,27 @@ BASELINE_ATTEMPTS = 4
 FLOOR = 0.25
 """No coupling group is cut below this share, unless the budget cannot be met otherwise (`bench/RESULTS.md`, floor)."""
 
-Saliency = Mapping[str, np.ndarray]
-"""float64 [units] by coupling group id."""
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Saliency:
+    """One method's word on a network."""
+
+    units: Mapping[str, np.ndarray]
+    """float64 [units] by coupling group id."""
+    weights: Mapping[str, Tensor]
+    """float, in the shape of the weight, by module; empty where no patterns are on offer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """The network of a plan, and what it was made by."""
+
+    network: Network
+    """Slimmed, not masked."""
+    keep: Keep
+    """Kept units by group, in the order in which they lie."""
+    masks: Masks
+    """By module; empty where the plan has no patterns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +127,13 @@ class Workbench:
     """Operators that keep all channels."""
     floor: float = FLOOR
     """Least share of a coupling group that is offered."""
+    modules: Mapping[str, str]
+    """Module of every operator that may have a pattern, by the operator's name."""
+    patterns: Sequence[Pattern] = ()
+    """Patterns on offer beside dense."""
+    widths: bool = True
+    """Whether channels may go."""
+    _tables: dict[tuple[Saliency, float], dict[str, PatternTable]] = field(default_factory=dict)
 
     @property
     def table(self) -> LatencyTable:
@@ -111,6 +143,8 @@ class Workbench:
     @property
     def choices(self) -> dict[str, tuple[int, ...]]:
         """Offered widths by group."""
+        if not self.widths:
+            return {group.id: (group.units,) for group in self.groups if not group.frozen}
         return width_choices(self.groups, self.table, self.floor)
 
     def problem(
@@ -134,10 +168,11 @@ class Workbench:
         problem = build_problem(
             self.costs,
             self.choices,
-            group_values(saliency, self.choices),
+            group_values(saliency.units, self.choices),
             first,
             others=others,
             stages=self.stages,
+            patterns=self._pattern_tables(saliency),
         )
         # An operator without a choice has no layer in the problem: it stays dense anyway.
         layers = {layer.name for layer in problem.layers}
@@ -145,18 +180,34 @@ class Workbench:
             problem, min_widths=self.min_widths, frozen=[name for name in self.keep_dense if name in layers]
         )
 
+    def _pattern_tables(self, saliency: Saliency) -> dict[str, PatternTable]:
+        if not self.patterns or not saliency.weights:
+            return {}
+        key = (saliency, self.floor)
+        if key not in self._tables:
+            self._tables[key] = pattern_tables(
+                self.costs, self.modules, self.groups, saliency.units, saliency.weights, self.patterns, self.choices
+            )
+        return self._tables[key]
+
     def value_share(self, saliency: Saliency, plan: Plan) -> float | None:
         """Return the saliency a plan keeps as a share of the dense network's; None where that is zero."""
-        dense = sum(float(saliency[group.id].sum()) for group in self.groups if not group.frozen)
+        dense = sum(float(saliency.units[group.id].sum()) for group in self.groups if not group.frozen)
         return plan.value / dense if dense else None
 
-    def network(self, saliency: Saliency, plan: Plan) -> Network:
-        """Return the slimmed network a plan describes."""
-        return build(self.dense, self.groups, best_units(saliency, plan.widths), plan.removed)
+    def built(self, saliency: Saliency, plan: Plan) -> Built:
+        """Return the network a plan describes, its units in the order that serves its masks."""
+        keep: Keep = best_units(saliency.units, plan.widths)
+        masks: Masks = {}
+        patterns = {self.modules[name]: Pattern.parse(one) for name, one in plan.patterns.items() if one != "dense"}
+        if patterns:
+            keep, masks = plan_masks(self.dense, self.groups, keep, plan.removed, saliency.weights, patterns)
+        return Built(network=build(self.dense, self.groups, keep, plan.removed), keep=keep, masks=masks)
 
     def measure(self, saliency: Saliency, times: int, plan: Plan) -> list[Measurement]:
         """Return the latency of a plan's network on every device, each measured `times` times."""
-        network, path, found = self.network(saliency, plan), self.folder / "candidate.onnx", []
+        built, path, found = self.built(saliency, plan), self.folder / "candidate.onnx", []
+        network = lower(built.network, built.masks)
         for one in self.gauges:
             if one.target.here:
                 to_onnx(network, path, batch=one.target.profile.batch)
@@ -187,7 +238,8 @@ class Workbench:
     def least(self, corrections: Corrections) -> dict[str, float]:
         """Return the least any width on offer reaches: ms per device, bytes of weights, each budget by itself, by its id."""
         flat = {group.id: np.zeros(group.units) for group in self.groups}
-        plan = solve(replace(self, floor=0.0).problem(flat, 0.0, corrections))
+        zeros = {name: torch.zeros_like(weight_of(self.dense.module, name)) for name in self.modules.values()}
+        plan = solve(replace(self, floor=0.0).problem(Saliency(units=flat, weights=zeros), 0.0, corrections))
         found: dict[str, Any] = {limit_id(0): plan.min_achievable_ns, **plan.other_min_achievable}
         return {name: cost / 1e6 if name.startswith("latency") else cost for name, cost in found.items()}
 

@@ -32,10 +32,13 @@ def removable_knapsack(costs: dict[str, list[int]], values: dict[str, list[float
 class RandomProblem:
     """Draws problems with every feature at once; whole or fractional values, any order of latencies."""
 
-    def __init__(self, seed: int, *, num_groups: int, num_budgets: int, tightness: float) -> None:
+    def __init__(
+        self, seed: int, *, num_groups: int, num_budgets: int, tightness: float, concats: bool = False
+    ) -> None:
         self.random = np.random.default_rng(seed)
         self.num_budgets = num_budgets
         self.whole = bool(seed % 2)
+        self.inputs = [2, 3, 3, 4] if concats else [0, 1, 1, 2, 3]
         self.groups = tuple(
             WidthChoice(
                 id=f"g{g}", widths=tuple(sorted(self.random.choice(np.arange(1, 9), size, replace=False).tolist()))
@@ -51,7 +54,7 @@ class RandomProblem:
 
     def layer(self, name: str) -> Layer:
         ids = list(self.widths)
-        num_inputs = int(self.random.choice([0, 1, 1, 2, 3]))
+        num_inputs = int(self.random.choice(self.inputs))
         inputs = tuple(self.random.permutation(ids)[:num_inputs].tolist())
         output = str(self.random.choice(ids)) if self.random.random() < 0.8 else None
         multiplicity: tuple[int, ...] = ()
@@ -133,6 +136,12 @@ def brute_force(problem: Problem) -> tuple[float | None, int]:
         if one.latency_ns <= problem.budget_ns and all(one.other_costs[b] <= limit for b, limit in limits.items())
     ]
     return max(fitting, default=None), min(one.latency_ns for one in totals)
+
+
+def least_others(problem: Problem) -> dict[str, int]:
+    """Return the least cost of any choice in every other budget."""
+    totals = list(every_choice(problem))
+    return {b.id: min(one.other_costs[b.id] for one in totals) for b in problem.other_budgets}
 
 
 def agrees(plan: Plan, best: float | None) -> bool:

@@ -9,7 +9,15 @@ from torch.nn import functional
 from torchvision.models import VisionTransformer
 
 from pruning.architectures import build
-from pruning.export import num_macs, num_parameters, onnx_max_abs_error, to_onnx, to_safetensors
+from pruning.export import (
+    NotExportable,
+    num_macs,
+    num_parameters,
+    onnx_error,
+    onnx_max_abs_error,
+    to_onnx,
+    to_safetensors,
+)
 from pruning.groups import coupling_groups
 from pruning.slim import mask, slim
 from pruning.trace import trace
@@ -123,6 +131,32 @@ def test_every_operation_is_exported_as_it_is(middle: nn.Module, tmp_path: Path)
     traced = trace(lively(_Wrapped(middle)), SHAPE)
     to_onnx(traced, tmp_path / "model.onnx", batch=2)
     assert onnx_max_abs_error(traced, tmp_path / "model.onnx") <= TOLERANCE
+
+
+def test_rounding_of_large_logits_is_no_error_and_another_network_is_one(tmp_path: Path) -> None:
+    loud, other = network("Chain", seed=0), network("Chain", seed=1)
+    for one in (loud, other):
+        with torch.no_grad():
+            one.module.get_submodule("head").weight.mul_(1e5)  # type: ignore[operator,union-attr]
+    to_onnx(loud, tmp_path / "model.onnx")
+    error = onnx_error(loud, tmp_path / "model.onnx")
+    assert error.largest_logit > 1e4 and error.relative == error.max_abs / error.largest_logit <= 1e-5
+    assert onnx_error(other, tmp_path / "model.onnx").relative > 0.01
+
+
+def test_differences_of_small_logits_count_as_they_are(tmp_path: Path) -> None:
+    quiet = network("Chain")
+    with torch.no_grad():
+        quiet.module.get_submodule("head").weight.mul_(1e-3)  # type: ignore[operator,union-attr]
+        quiet.module.get_submodule("head").bias.zero_()  # type: ignore[operator,union-attr]
+    to_onnx(quiet, tmp_path / "model.onnx")
+    error = onnx_error(quiet, tmp_path / "model.onnx")
+    assert error.largest_logit < 1 and error.relative == error.max_abs
+
+
+def test_network_that_nothing_can_write_is_refused_with_the_operator(tmp_path: Path) -> None:
+    with pytest.raises(NotExportable, match="AdaptiveMaxPool2d"):
+        to_onnx(trace(lively(_Wrapped(nn.AdaptiveMaxPool2d(5))), SHAPE), tmp_path / "model.onnx")
 
 
 def test_error_of_another_network_is_seen(tmp_path: Path) -> None:

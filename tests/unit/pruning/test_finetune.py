@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,10 +6,11 @@ import pytest
 import torch
 from pictures import digits, first_units, grouped, trained
 
-from pruning.data import Split
+from pruning.data import Split, shuffled
 from pruning.distill import Distiller, distillation_loss, schedule
 from pruning.evaluate import accuracy
 from pruning.finetune import EpochMetrics, FinetuneOptions, FinetuneResult, finetune
+from pruning.masked import Masks, masked_copy
 from pruning.network import Network
 from pruning.slim import slim
 
@@ -33,6 +35,18 @@ def teacher(data: tuple[Split, Split]) -> Network:
 def student(teacher: Network) -> Network:
     groups = grouped(teacher)
     return slim(teacher, groups, first_units(groups, 0.6))
+
+
+@pytest.fixture(scope="module")
+def masks(student: Network) -> Masks:
+    draw = torch.Generator().manual_seed(0)
+    shapes = {name: student.module.get_submodule(name).weight.shape for name in ("conv1", "conv2")}
+    return {name: torch.rand(shape, generator=draw) < 0.4 for name, shape in shapes.items()}
+
+
+def num_revived(network: Network, masks: Masks) -> int:
+    """Return how many masked weights are not zero."""
+    return sum(int(network.module.get_submodule(name).weight[~mask].count_nonzero()) for name, mask in masks.items())
 
 
 def same(one: FinetuneResult, two: FinetuneResult) -> bool:
@@ -168,3 +182,96 @@ def test_the_range_test_judges_every_rate_from_the_same_start(
     assert str((rate, losses)) == str(again)
     start = student.module.state_dict()
     assert all(torch.equal(value, start[name]) for name, value in distiller.student.module.state_dict().items())
+
+
+def test_without_masks_training_is_the_plain_loop_to_the_last_bit(
+    data: tuple[Split, Split], teacher: Network, student: Network
+) -> None:
+    module = copy.deepcopy(student.module).eval().requires_grad_(True)
+    optimizer = torch.optim.AdamW(module.parameters(), 1e-3, weight_decay=QUICK.weight_decay)
+    num_steps, step, states = 3 * -(-len(data[0]) // 64), 0, [student.module.state_dict()]
+    for epoch in (1, 2, 3):
+        for images, labels in shuffled(data[0], 64, seed=0, epoch=epoch, flip=False):
+            with torch.no_grad():
+                soft = teacher.module(images)
+            optimizer.param_groups[0]["lr"] = 1e-3 * schedule(step, num_steps)
+            optimizer.zero_grad()
+            distillation_loss(module(images), soft, labels, QUICK).backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+        states.append({name: value.clone() for name, value in module.state_dict().items()})
+    everything = {name: torch.ones_like(student.module.get_submodule(name).weight).bool() for name in ("conv1", "head")}
+    for masks in ({}, everything):
+        result = finetune(student, teacher, *data, QUICK, masks=masks)
+        plain = states[result.best_epoch]
+        assert result.best_epoch > 0
+        assert all(torch.equal(value, plain[name]) for name, value in result.network.module.state_dict().items())
+
+
+@pytest.mark.parametrize("mode", ["fixed", "ste"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_masked_weights_are_exactly_zero_in_what_is_evaluated_and_returned(
+    data: tuple[Split, Split],
+    teacher: Network,
+    student: Network,
+    masks: Masks,
+    precision: str,
+    mode: str,
+) -> None:
+    options = replace(QUICK, max_epochs=6, learning_rates=(3e-3, 1e-2), precision=precision, mask_mode=mode)
+    result = finetune(student, teacher, *data, options, masks=masks)
+    assert result.best_epoch > 0
+    assert num_revived(result.network, masks) == 0
+    best, start = (result.history[epoch] for epoch in (result.best_epoch, 0))
+    assert accuracy(result.network, data[1]).overall == pytest.approx(best.accuracy)
+    assert accuracy(masked_copy(student, masks), data[1]).overall == pytest.approx(start.accuracy)
+    assert best.accuracy > start.accuracy
+    assert (num_revived(result.unmasked, masks) > 0) == (mode == "ste")
+
+
+def test_masked_weights_stay_zero_after_every_step_and_keep_no_gradient(
+    data: tuple[Split, Split], teacher: Network, student: Network, masks: Masks
+) -> None:
+    distiller = Distiller(student, teacher, data[0], QUICK, masks)
+    for batch in distiller.batches(1):
+        distiller.step(batch, 1e-2)
+        assert num_revived(distiller.student, masks) == 0
+        gradient = distiller.student.module.get_parameter("conv1.weight").grad
+        assert gradient is not None
+        assert gradient.any()
+        assert not gradient[~masks["conv1"]].any()
+
+
+@pytest.mark.parametrize("mode", ["fixed", "ste"])
+def test_a_killed_run_with_masks_resumes_to_the_very_result(
+    data: tuple[Split, Split],
+    teacher: Network,
+    student: Network,
+    masks: Masks,
+    tmp_path: Path,
+    mode: str,
+) -> None:
+    options, checkpoint = replace(QUICK, mask_mode=mode), tmp_path / "run.pt"
+
+    def kill(metrics: EpochMetrics) -> None:
+        if metrics.epoch == 1:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        finetune(student, teacher, *data, options, masks=masks, on_epoch=kill, checkpoint=checkpoint)
+    resumed = finetune(student, teacher, *data, options, masks=masks, checkpoint=checkpoint)
+    assert resumed.num_resumed == 1
+    assert num_revived(resumed.network, masks) == 0
+    whole = finetune(student, teacher, *data, options, masks=masks)
+    assert same(resumed, whole)
+    behind = whole.unmasked.module.state_dict()
+    assert all(torch.equal(value, behind[name]) for name, value in resumed.unmasked.module.state_dict().items())
+    fewer = {"conv1": masks["conv1"]}
+    assert finetune(student, teacher, *data, options, masks=fewer, checkpoint=checkpoint).num_resumed == 0
+
+
+def test_a_mask_of_another_shape_is_refused(data: tuple[Split, Split], teacher: Network, student: Network) -> None:
+    for mask in (torch.ones(2, 2, dtype=torch.bool), torch.ones_like(student.module.get_submodule("conv1").weight)):
+        with pytest.raises(ValueError, match="the mask of 'conv1'"):
+            finetune(student, teacher, *data, QUICK, masks={"conv1": mask})

@@ -173,3 +173,23 @@ def test_grouped_convolution_keeps_its_number_of_groups_in_the_signature() -> No
     found = _operators(model)
     assert found["_1_0"].signature.groups == 2
     assert found["_1_0"].c_in == ChannelCount(terms=(("0.0", 2),))
+
+
+def test_size_of_a_map_is_read_beside_its_channels_wherever_they_lie() -> None:
+    class ChannelsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.wide, self.back = nn.Conv2d(3, 8, (4, 2), (4, 2)), nn.Linear(8, 12), nn.Linear(12, 8)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).permute(0, 2, 3, 1)
+            x = x + self.back(functional.gelu(self.wide(x)))
+            tokens = x.flatten(1, 2)
+            logits: Tensor = self.head((tokens + functional.relu(tokens)).mean(1))
+            return logits
+
+    found = _operators(ChannelsLast())
+    areas = {name: (found[name].signature.height, found[name].signature.width) for name in ("wide", "add", "add_1")}
+    assert areas == {"wide": (4, 8), "add": (4, 8), "add_1": (32, 1)}
+    assert found["add"].c_out == ChannelCount(terms=(("stem", 1),))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from pruning.data import Split
 from pruning.evaluate import accuracy
 from pruning.groups import coupling_groups
+from pruning.masked import Masks, masked_copy
 from pruning.moments import Moments
 from pruning.network import Network
 from pruning.operators import operators
@@ -45,6 +46,89 @@ def test_moments_solve_what_a_dense_solver_solves() -> None:
     torch.testing.assert_close(weight[0], expected, rtol=1e-4, atol=1e-6)
     error = (x.double() @ weight[0] + bias[0] - y).square().mean(0)
     torch.testing.assert_close(moments.error(weight, bias)[0], error, rtol=1e-4, atol=1e-6)
+
+
+def kinds_of_mask(shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return masks [o, i, taps] of which some are ragged, and one that mixes everything, an empty row included."""
+    draw = torch.Generator().manual_seed(1)
+    elements = torch.rand(shape, generator=draw) < 0.4
+    rows = (torch.rand(shape[0] // 4, shape[1], generator=draw) < 0.5).repeat_interleave(4, 0)[..., None].expand(shape)
+    mixed = torch.cat([rows[:4], elements[4:]])
+    mixed[-2], mixed[-1] = True, False
+    return {"elements": elements, "block-rows": rows, "mixed": mixed}
+
+
+@pytest.mark.parametrize("kind", ["elements", "block-rows", "mixed"])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_each_output_is_solved_on_its_own_kept_inputs(kind: str, intercept: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    mask = kinds_of_mask((8, 3, 4))[kind].flatten(1)
+    x, y = torch.randn(500, 12, generator=draw) + 1, torch.randn(500, 8, generator=draw)
+    start = torch.randn(8, 12, generator=draw, dtype=torch.float64) * mask
+    moments = Moments.zeros(1, 12, 8)
+    moments.add(x, y)
+    weight, bias = moments.solve(start.T[None], intercept, mask.T[None])
+    assert not weight[0].T[~mask].any()
+    for row, columns in enumerate(mask):
+        kept, target = (value.double().numpy() for value in (x[:, columns], y[:, row]))
+        centre, mean = kept.mean(0) * intercept, target.mean() * intercept
+        centred, pull = kept - centre, start[row, columns].numpy()
+        ridge = np.sqrt(0.01 * 500 * (centred**2).mean()) if len(pull) else 0.0
+        stacked = np.vstack([centred, ridge * np.eye(len(pull))]), np.concatenate([target - mean, ridge * pull])
+        expected = np.linalg.lstsq(*stacked, rcond=None)[0]
+        np.testing.assert_allclose(weight[0, columns, row], expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(bias[0, row], mean - expected @ centre, rtol=1e-3, atol=1e-5)
+
+
+def masks_of(network: Network, kind: str) -> Masks:
+    """Return masks of the two convolutions of a block."""
+    weights = {name: network.module.get_submodule(name).weight for name in ("conv1", "conv2")}
+    return {name: kinds_of_mask(tuple(w.flatten(2).shape))[kind].reshape(w.shape) for name, w in weights.items()}
+
+
+@pytest.mark.parametrize("kind", ["elements", "block-rows", "mixed"])
+def test_masked_layers_are_repaired_and_their_masked_weights_stay_zero(
+    data: tuple[Split, Split], dense: Network, images: Tensor, kind: str
+) -> None:
+    masks = masks_of(dense, kind)
+    cut = masked_copy(dense, masks)
+    result = reconstruct(dense, cut, grouped(dense), {}, images, masks=masks)
+    assert [fit.layer for fit in result.layers] == ["conv1", "conv2", "head"]
+    assert all(fit.error_after <= fit.error_before for fit in result.layers)
+    assert accuracy(result.network, data[1]).overall > accuracy(cut, data[1]).overall
+    for name, mask in masks.items():
+        weight = result.network.module.get_submodule(name).weight
+        assert not weight[~mask].any()
+        assert not torch.equal(weight, cut.module.get_submodule(name).weight)
+    again = reconstruct(dense, dense, grouped(dense), {}, images, masks=masks).network.module.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in result.network.module.state_dict().items())
+
+
+def test_widths_and_masks_are_repaired_in_one_pass(data: tuple[Split, Split], dense: Network, images: Tensor) -> None:
+    groups = grouped(dense)
+    keep = first_units(groups, 0.5)
+    slimmed = slim(dense, groups, keep)
+    masks = masks_of(slimmed, "elements")
+    cut = masked_copy(slimmed, masks)
+    result = reconstruct(dense, cut, groups, keep, images, masks=masks)
+    assert all(fit.error_after <= fit.error_before for fit in result.layers)
+    assert all(not result.network.module.get_submodule(name).weight[~mask].any() for name, mask in masks.items())
+    assert accuracy(result.network, data[1]).overall > accuracy(cut, data[1]).overall
+
+
+def test_a_mask_that_keeps_all_changes_nothing(dense: Network, images: Tensor) -> None:
+    groups = grouped(dense)
+    keep = first_units(groups, 0.5)
+    cut = slim(dense, groups, keep)
+    everything = {name: torch.ones_like(cut.module.get_submodule(name).weight).bool() for name in ("conv1", "conv2")}
+    plain = reconstruct(dense, cut, groups, keep, images)
+    masked = reconstruct(dense, cut, groups, keep, images, masks=everything)
+    assert [fit.layer for fit in masked.layers] == [fit.layer for fit in plain.layers]
+    other = masked.network.module.state_dict()
+    for name, value in plain.network.module.state_dict().items():
+        torch.testing.assert_close(value, other[name])
+    whole = {"conv1": torch.ones_like(dense.module.get_submodule("conv1").weight).bool()}
+    assert reconstruct(dense, dense, groups, {}, images, masks=whole).layers == ()
 
 
 def test_units_that_repeat_others_are_made_up_for_exactly(images: Tensor) -> None:
@@ -123,7 +207,8 @@ def test_a_network_that_was_not_cut_has_nothing_to_repair(dense: Network, images
     torch.testing.assert_close(result.network.module(images), dense.module(images))
 
 
-def test_strides_dilations_groups_and_depthwise_layers_are_handled(images: Tensor) -> None:
+def awkward() -> Network:
+    """Return a network with a stride, a dilation, a grouped and a depthwise convolution."""
     torch.manual_seed(3)
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=2), nn.ReLU(),
@@ -131,7 +216,28 @@ def test_strides_dilations_groups_and_depthwise_layers_are_handled(images: Tenso
         nn.Conv2d(8, 6, (3, 1), stride=2, padding=(1, 0)),
         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
     ).eval()  # fmt: skip
-    network = trace(model, (1, 8, 8))
+    return trace(model, (1, 8, 8))
+
+
+def test_every_kind_of_layer_may_be_masked(images: Tensor) -> None:
+    network = awkward()
+    draw = torch.Generator().manual_seed(0)
+    layers = {name: network.module.get_submodule(name).weight for name in ("0", "2", "4", "7", "11")}
+    masks = {name: torch.rand(weight.shape, generator=draw) < 0.6 for name, weight in layers.items()}
+    cut = masked_copy(network, masks)
+    result = reconstruct(network, cut, grouped(network), {}, images, masks=masks)
+    assert [fit.layer for fit in result.layers] == ["0", "2", "7", "11"]
+    assert list(result.left) == ["4"]
+    assert all(fit.error_after <= fit.error_before for fit in result.layers)
+    assert all(not result.network.module.get_submodule(name).weight[~mask].any() for name, mask in masks.items())
+    errors = [(net.module(images) - network.module(images)).square().mean() for net in (cut, result.network)]
+    assert errors[1] < errors[0]
+    with pytest.raises(ValueError, match="the mask of '2'"):
+        reconstruct(network, cut, grouped(network), {}, images, masks={"2": masks["0"]})
+
+
+def test_strides_dilations_groups_and_depthwise_layers_are_handled(images: Tensor) -> None:
+    network = awkward()
     groups = grouped(network)
     keep = first_units(groups, 0.5)
     cut = slim(network, groups, keep)

@@ -7,9 +7,11 @@ from torch.nn import functional
 
 from pruning.evaluate import accuracy
 from pruning.groups import coupling_groups
-from pruning.saliency import METHODS, score, score_all
+from pruning.saliency import METHODS, Others, channel_scores_from_weights, score, score_all
 from pruning.slim import slim
 from pruning.trace import trace
+
+OWN = tuple(method for method in METHODS if method != "other_classes")
 
 
 class Chain(nn.Module):
@@ -47,7 +49,7 @@ def test_scores_are_the_equations_worked_by_hand(batches: list[tuple[Tensor, Ten
     torch.manual_seed(1)
     model = Chain().eval()
     network = trace(model, (1, 8, 8))
-    values = score_all(network, coupling_groups(network), batches, tuple(METHODS)).values
+    values = score_all(network, coupling_groups(network), batches, OWN).values
     products = by_hand(model, batches)
     squared = sum(p["second.weight"].sum((0, 2, 3)) ** 2 for p in products) / 3
     np.testing.assert_allclose(values["squared_taylor"]["first"], squared, rtol=1e-4)
@@ -79,9 +81,10 @@ def test_input_slices_of_grouped_convolutions_find_their_channels(batches: list[
 def test_one_pass_gives_every_method_the_same_values_as_its_own(batches: list[tuple[Tensor, Tensor]]) -> None:
     network = trace(ResidualNet().eval(), (1, 8, 8))
     groups = grouped(network)
-    together = score_all(network, groups, batches, tuple(METHODS), seed=7).values
+    others = Others(network=network, batches=batches[1:])
+    together = score_all(network, groups, batches, tuple(METHODS), seed=7, others=others, weights=True).values
     for method in METHODS:
-        for group, values in score(network, groups, batches, method, seed=7).items():
+        for group, values in score(network, groups, batches, method, seed=7, others=others).items():
             np.testing.assert_array_equal(values, together[method][group])
             assert (values >= 0).all() and values.any()
 
@@ -127,3 +130,84 @@ def test_keeping_the_salient_units_beats_keeping_the_others() -> None:
     best, worst = ({"conv1": np.sort(order[part])} for part in (slice(0, 8), slice(8, 16)))
     kept = [accuracy(slim(network, groups, keep), held) for keep in (best, worst)]
     assert kept[0].loss < kept[1].loss
+
+
+def test_weight_saliencies_are_the_equations_worked_by_hand(batches: list[tuple[Tensor, Tensor]]) -> None:
+    torch.manual_seed(1)
+    model = Chain().eval()
+    network = trace(model, (1, 8, 8))
+    weights = score_all(network, coupling_groups(network), batches, OWN, weights=True).weights
+    products = by_hand(model, batches)
+    for name, layer in {"first": model.first, "second": model.second, "head": model.head}.items():
+        mine = [p[f"{name}.weight"] for p in products]
+        expected = {
+            "cass": sum(p.abs() for p in mine) / 3,
+            "squared_taylor": sum(p.square() for p in mine) / 3,
+            "magnitude": layer.weight.detach().double().square(),
+        }
+        for method, values in expected.items():
+            np.testing.assert_allclose(weights[method][name], values, rtol=1e-3, atol=1e-12)
+            assert weights[method][name].dtype == torch.float32
+    channel = sum((p["norm.weight"] + p["norm.bias"]).abs() for p in products) / 3
+    np.testing.assert_allclose(weights["bn_taylor"]["first"].sum((1, 2, 3)), channel, rtol=1e-4)
+    filters = sum(p["second.weight"].sum((1, 2, 3)).abs() for p in products) / 3
+    np.testing.assert_allclose(weights["bn_taylor"]["second"].sum((1, 2, 3)), filters, rtol=1e-4)
+    size = model.first.weight.detach()[2].abs()
+    np.testing.assert_allclose(weights["bn_taylor"]["first"][2] / channel[2], size / size.sum(), rtol=1e-4)
+
+
+def test_every_layer_that_is_not_grouped_has_weight_saliencies_in_its_own_shape(
+    batches: list[tuple[Tensor, Tensor]],
+) -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(96, 3),
+    ).eval()  # fmt: skip
+    network = trace(model, (1, 8, 8))
+    groups = coupling_groups(network)
+    found = score_all(network, groups, batches, OWN, seed=3, weights=True).weights
+    again = score_all(network, groups[:1], batches, OWN, seed=3, weights=True).weights
+    for method in OWN:
+        assert {name: s.shape for name, s in found[method].items()} == {
+            name: model.get_submodule(name).weight.shape for name in ("0", "4", "7")
+        }
+        for name, values in found[method].items():
+            assert (values >= 0).all() and values.any()
+            assert torch.equal(values, again[method][name])
+    assert score_all(network, groups, batches, OWN).weights == {}
+
+
+def test_one_measure_serves_channels_and_weights(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network = trace(ResidualNet().eval(), (1, 8, 8))
+    groups = grouped(network)
+    scores = score_all(network, groups, batches, ("cass", "magnitude"), weights=True)
+    for method, root in (("cass", 1), ("magnitude", 2)):
+        for group, values in channel_scores_from_weights(groups, scores.weights[method]).items():
+            np.testing.assert_allclose(values, scores.values[method][group] ** root, rtol=1e-5)
+
+
+def test_a_units_score_is_the_sum_over_its_filters_and_the_slices_that_read_it() -> None:
+    network = trace(Chain().eval(), (1, 8, 8))
+    groups = coupling_groups(network)
+    weights = {"first": torch.rand(4, 1, 3, 3), "second": torch.rand(6, 4, 3, 3)}
+    sums = channel_scores_from_weights(groups, weights)
+    for unit in range(4):
+        expected = float(weights["first"][unit].sum() + weights["second"][:, unit].sum())
+        assert sums["first"][unit] == pytest.approx(expected, rel=1e-5)
+    assert sums["second"] == pytest.approx(weights["second"].sum((1, 2, 3)).numpy(), rel=1e-5)
+
+
+def test_other_classes_is_cass_on_the_images_that_were_not_chosen(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network = trace(ResidualNet().eval(), (1, 8, 8))
+    groups = grouped(network)
+    others = Others(network=trace(ResidualNet(num_outputs=7).eval(), (1, 8, 8)), batches=batches[1:])
+    both = score_all(network, groups, batches[:1], ("cass", "other_classes"), others=others, weights=True)
+    alone = score_all(others.network, groups, others.batches, ("cass",), weights=True)
+    for group, values in both.values["other_classes"].items():
+        np.testing.assert_array_equal(values, alone.values["cass"][group])
+    for layer, saliency in both.weights["other_classes"].items():
+        assert torch.equal(saliency, alone.weights["cass"][layer])
+    assert both.num_batches == 1
+    with pytest.raises(ValueError, match="not chosen"):
+        score(network, groups, batches, "other_classes")

@@ -1,6 +1,8 @@
 """The default solver against brute force, on graphs that split and on graphs that do not."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from subprocess import run
 from unittest.mock import patch
@@ -13,12 +15,22 @@ from hypothesis import strategies as st
 from bench._shapes import resnet_problem
 from pruning.check import check
 from pruning.problem import Layer, Plan, Problem, WidthChoice, restrict, validate
-from pruning.solve import close, solve, whole
+from pruning.solve import close, least, solve, whole
 from pruning.solve.answer import Run
-from pruning.solve.factors import build_graph
+from pruning.solve.build import Blueprint, build_graph
 from pruning.solve.master import solve_master
+from pruning.solve.order import DoesNotSplitError
 from pruning.solve.price import Pricer
-from tests.unit.pruning.knapsacks import RandomProblem, agrees, brute_force, knapsack, removable_knapsack
+from pruning.solve.relax import narrowed, sharpest
+from pruning.solve.totals import EXACT
+from tests.unit.pruning.knapsacks import (
+    RandomProblem,
+    agrees,
+    brute_force,
+    knapsack,
+    least_others,
+    removable_knapsack,
+)
 
 problems = st.builds(
     lambda seed, num_groups, num_budgets, tightness: RandomProblem(
@@ -30,6 +42,31 @@ problems = st.builds(
     tightness=st.sampled_from([0.5, 0.9, 1.3]),
 )
 
+concats = st.builds(
+    lambda seed, num_groups, num_budgets, tightness: RandomProblem(
+        seed, num_groups=num_groups, num_budgets=num_budgets, tightness=tightness, concats=True
+    ).problem(),
+    seed=st.integers(0, 2**20),
+    num_groups=st.integers(2, 4),
+    num_budgets=st.integers(1, 3),
+    tightness=st.sampled_from([0.5, 0.9, 1.3]),
+)
+
+
+def limits() -> Run:
+    return Run(solver="secateur", seed=0, tolerance=0.0, time_limit_s=30.0)
+
+
+@contextmanager
+def tiny_tables(entries: int) -> Iterator[None]:
+    with (
+        patch.object(whole, "ROUND_ENTRIES", (entries, 2 * entries)),
+        patch.object(whole, "WINDOW_ENTRIES", entries),
+        patch.object(least, "CEILING", entries),
+        patch.object(least, "EXACT_ENTRIES", entries),
+    ):
+        yield
+
 
 @given(problem=problems)
 @settings(max_examples=300, deadline=None)
@@ -39,38 +76,71 @@ def test_solver_equals_brute_force(problem: Problem) -> None:
     check(problem, plan)
     best, least_ns = brute_force(problem)
     assert agrees(plan, best)
-    assert plan.min_achievable_ns == least_ns
+    assert plan.min_achievable_proven
+    assert (plan.min_achievable_ns, plan.other_min_achievable) == (least_ns, least_others(problem))
 
 
 @given(problem=problems)
 @settings(max_examples=60, deadline=None)
 def test_close_over_columns_equals_brute_force(problem: Problem) -> None:
     # Narrow searches and small pieces leave the work to CP-SAT.
-    with patch.object(close, "SEARCH_WIDTHS", (1,)), patch.object(close, "PIECE_WIDTH", 3):
+    with patch.object(close, "SEARCHES", ((1, False),)), patch.object(close, "PIECE_WIDTH", 3):
         plan = solve(problem, tolerance=0.0)
     check(problem, plan)
     assert agrees(plan, brute_force(problem)[0])
 
 
-@given(problem=problems)
-@settings(max_examples=60, deadline=None)
-def test_graphs_that_do_not_split_equal_brute_force(problem: Problem) -> None:
-    graph = build_graph(problem)
-    with patch.object(whole, "WINDOW_CHOICES", 2):
-        plan = whole.solve_whole(problem, graph, Run(solver="secateur", seed=0, tolerance=0.0, time_limit_s=30.0))
+@given(problem=concats, entries=st.sampled_from([40, 200, 1000]))
+@settings(max_examples=150, deadline=None)
+def test_graphs_that_do_not_split_equal_brute_force(problem: Problem, entries: int) -> None:
+    # Ceilings of a few table entries stand for graphs that are larger than any ceiling.
+    with tiny_tables(entries):
+        plan = whole.solve_whole(problem, build_graph(problem), limits())
     check(problem, plan)
-    assert agrees(plan, brute_force(problem)[0])
-
-
-@given(problem=problems, quantum=st.sampled_from([2, 3, 8]))
-@settings(max_examples=60, deadline=None)
-def test_rounded_sums_only_raise_the_bound(problem: Problem, quantum: int) -> None:
-    limits = Run(solver="secateur", seed=0, tolerance=0.0, time_limit_s=30.0)
-    graph = build_graph(problem, quantum)
-    master = solve_master(Pricer(graph), limits)
     best, least_ns = brute_force(problem)
-    assert best is None or master.bound * graph.unit >= best - 1e-9
+    assert agrees(plan, best)
+    assert plan.min_achievable_ns >= least_ns
+    if plan.min_achievable_proven:
+        assert (plan.min_achievable_ns, plan.other_min_achievable) == (least_ns, least_others(problem))
+
+
+@given(problem=concats, entries=st.sampled_from([40, 200, 1000]))
+@settings(max_examples=150, deadline=None)
+def test_blurred_totals_only_raise_the_bound(problem: Problem, entries: int) -> None:
+    best, least_ns = brute_force(problem)
+    widths = {group.id: group.widths[-1] for group in problem.groups}
+    try:
+        pricer = sharpest(problem, widths, entries)
+    except DoesNotSplitError:
+        return
+    master = solve_master(pricer, limits())
+    assert best is None or master.bound * pricer.graph.unit >= best - 1e-9
     assert master.least[0] + problem.fixed_latency_ns <= least_ns
+
+
+@given(problem=concats, level=st.integers(0, EXACT))
+@settings(max_examples=150, deadline=None)
+def test_one_total_for_many_is_never_dearer_or_worth_less(problem: Problem, level: int) -> None:
+    blueprint = Blueprint(problem)
+    graph = blueprint.graph(dict.fromkeys(blueprint.concats, level))
+    pricer, exact = Pricer(graph), Pricer(build_graph(problem))
+    assert graph.exact == (level == EXACT or not blueprint.concats)
+    for multipliers in (np.zeros(len(graph.limits)), np.ones(len(graph.limits))):
+        assert pricer.price(multipliers).best >= exact.price(multipliers).best * (1 - 1e-12)
+
+
+@given(problem=concats)
+@settings(max_examples=100, deadline=None)
+def test_fixing_keeps_every_better_plan(problem: Problem) -> None:
+    best, _ = brute_force(problem)
+    if best is None:
+        return
+    pricer = Pricer(build_graph(problem))
+    multipliers = solve_master(pricer, limits()).multipliers
+    through = pricer.best_through(pricer.price(multipliers))
+    offset = float(multipliers @ pricer.graph.limits)
+    least = best / pricer.graph.unit - offset - 1e-9 * (abs(offset) + best / pricer.graph.unit)
+    assert agrees(solve(narrowed(problem, pricer.graph, through, least), tolerance=0.0), best)
 
 
 @given(problem=problems)
@@ -121,12 +191,12 @@ def test_plan_is_never_over_budget_when_nothing_may_be_removed() -> None:
 
 def test_infeasible_says_the_least_of_every_budget() -> None:
     problem = RandomProblem(3, num_groups=3, num_budgets=2, tightness=1.0).problem()
-    least = solve(replace(problem, budget_ns=0))
-    assert least.status == "infeasible"
-    assert least.widths == {}
-    assert least.min_achievable_ns == brute_force(problem)[1]
-    assert set(least.other_min_achievable) == {"b1"}
-    assert solve(replace(problem, budget_ns=least.min_achievable_ns, other_budgets=())).status == "optimal"
+    late = solve(replace(problem, budget_ns=0))
+    assert late.status == "infeasible"
+    assert late.widths == {}
+    assert late.min_achievable_ns == brute_force(problem)[1]
+    assert set(late.other_min_achievable) == {"b1"}
+    assert solve(replace(problem, budget_ns=late.min_achievable_ns, other_budgets=())).status == "optimal"
 
 
 def test_min_widths_and_frozen_layers_are_kept() -> None:
@@ -201,6 +271,6 @@ def test_a_close_that_a_presolve_once_cut_short_finds_the_optimum(
     seed: int, num_groups: int, num_budgets: int, tightness: float
 ) -> None:
     problem = RandomProblem(seed, num_groups=num_groups, num_budgets=num_budgets, tightness=tightness).problem()
-    with patch.object(close, "SEARCH_WIDTHS", (1,)), patch.object(close, "PIECE_WIDTH", 3):
+    with patch.object(close, "SEARCHES", ((1, False),)), patch.object(close, "PIECE_WIDTH", 3):
         plan = solve(problem, tolerance=0.0)
     assert agrees(plan, brute_force(problem)[0])

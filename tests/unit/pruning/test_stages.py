@@ -67,6 +67,30 @@ def silenced(net: Network, removed: list[str]) -> Network:
     return replace(net, module=module)
 
 
+class Repeated(nn.Module):
+    """One residual block, applied twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.back = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 9, 3, padding=1), nn.Conv2d(9, 4, 1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        for _ in range(2):
+            x = x + self.back(torch.relu(self.wide(x)))
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+def test_a_block_that_another_stage_uses_keeps_its_units_when_one_goes() -> None:
+    net = trace(lively(Repeated(), (3, 8, 8)), (3, 8, 8))
+    groups, found = coupling_groups(net), stages(net)
+    assert [stage.groups for stage in found] == [(), ()] and {group.id for group in groups} == {"stem", "wide"}
+    small = build(net, groups, {"wide": np.arange(3)}, [found[0].id])
+    assert small.module.get_submodule("wide").weight.shape[0] == 3  # type: ignore[union-attr]
+
+
 def test_a_stage_that_does_not_exist_is_refused() -> None:
     net = network("cifar/resnet20")
     with pytest.raises(ValueError, match="no removable stage"):

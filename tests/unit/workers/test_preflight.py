@@ -1,0 +1,96 @@
+"""What a job is told before anything is measured: what stays dense, and how much of the network that is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lut.profile import DeviceProfile
+from lut.request import num_macs
+from lut.signature import OpSignature
+from lut.table import Entry, LatencyTable
+from pruning.architectures import build
+from pruning.groups import coupling_groups
+from pruning.operators import operators
+from pruning.trace import trace
+from workers.context import StepContext
+from workers.steps import preflight
+
+torch.set_num_threads(1)
+PROFILE = DeviceProfile(hardware="desk", runtime="onnxruntime", runtime_version="1", threads=1, batch=1)
+
+
+def answer(folder: Path, arch: str, size: int, slow: str = "") -> dict[str, Any]:
+    """Return the preflight of a network with random weights; `slow` is a kind of operator that a device's table finds slow."""
+    model = build(arch, 10)
+    save_file(model.state_dict(), folder / "model")
+    if slow:
+        write_table(folder / "known_table.json", arch, size, slow)
+    spec = {
+        "model": {"arch": arch},
+        "dataset": {"classes": [f"class {i}" for i in range(10)], "image_size": size},
+        "job": {"classes": list(range(10)), "head": "full", "budget_ms": None, "budget_ratio": 0.5},
+    }
+    return preflight.run(
+        StepContext(workdir=folder, cache=folder, spec=spec, seed=0, attempt=1, emit=lambda event: None)
+    )
+
+
+def write_table(path: Path, arch: str, size: int, slow: str) -> None:
+    """Write a table of the dense points alone: 1 us for every operator, 9 us for the slow kind."""
+    network = trace(build(arch, 10), (3, size, size))
+    groups = coupling_groups(network)
+    dense = {group.id: group.units for group in groups}
+    entries: dict[OpSignature, dict[tuple[int, int], Entry]] = {}
+    for op in operators(network, groups):
+        cost_us = 9.0 if op.signature.kind == slow else 1.0
+        entries.setdefault(op.signature, {})[op.c_in.at(dense), op.c_out.at(dense)] = Entry(
+            p50_us=cost_us, p90_us=cost_us, num_samples=15
+        )
+    LatencyTable(profile=PROFILE, entries=entries).save(path)
+
+
+@pytest.mark.parametrize(
+    "arch", ["torchvision/mobilenet_v3_small", "torchvision/shufflenet_v2_x0_5", "torchvision/googlenet"]
+)
+def test_networks_of_convolutions_can_be_pruned_everywhere(tmp_path: Path, arch: str) -> None:
+    found = answer(tmp_path, arch, 64)
+    assert found["ok"] and found["prunable_latency_share"] == pytest.approx(1)
+    assert not [blocker for blocker in found["blockers"] if blocker["severity"] == "error"]
+
+
+def test_transformer_names_every_layer_that_stays_with_its_share_of_work(tmp_path: Path) -> None:
+    found = answer(tmp_path, "torchvision/swin_t", 32)
+    shares = {blocker["layer"]: blocker["latency_share"] for blocker in found["blockers"]}
+    assert found["ok"] and 0 < found["prunable_latency_share"] < 1
+    # The prunable share, the notable layers and the two lists of small ones are all there is.
+    assert found["prunable_latency_share"] + sum(b["latency_share"] for b in found["blockers"]) == pytest.approx(1)
+    assert "shifted_window_attention_6" in shares
+    details = " ".join(blocker["detail"] for blocker in found["blockers"])
+    assert "LayerNorm `features_0_2`" in details and "of the multiply-accumulates" in details
+    assert "features.0.0" in details and "latency by" not in details
+
+
+def test_shares_are_of_the_latency_where_the_device_has_a_table(tmp_path: Path) -> None:
+    found = answer(tmp_path, "torchvision/swin_t", 32, slow="conv")
+    network = trace(build("torchvision/swin_t", 10), (3, 32, 32))
+    costs = operators(network, coupling_groups(network))
+    total = sum(9 if op.signature.kind == "conv" else 1 for op in costs)
+    (stem,) = [blocker for blocker in found["blockers"] if blocker["layer"] == "features.0.0"]
+    assert stem["code"] == "stays_dense" and stem["latency_share"] == pytest.approx(9 / total)
+    assert "of the latency by the device's table" in stem["detail"] and "LayerNorm" in stem["detail"]
+    assert found["dense_ms"] == pytest.approx(total / 1e3)
+    unpriced = [blocker for blocker in found["blockers"] if blocker["code"] == "not_in_the_table"]
+    assert unpriced and all("of the multiply-accumulates" in blocker["detail"] for blocker in unpriced)
+
+
+def test_work_is_counted_at_the_dense_widths(tmp_path: Path) -> None:
+    found = answer(tmp_path, "torchvision/convnext_tiny", 32)
+    network = trace(build("torchvision/convnext_tiny", 10), (3, 32, 32))
+    groups = coupling_groups(network)
+    dense = {group.id: group.units for group in groups}
+    work = {op.name: num_macs(op.signature, op.c_in.at(dense), op.c_out.at(dense)) for op in operators(network, groups)}
+    pointwise = sum(macs for name, macs in work.items() if name.endswith(("block_3", "block_5")))
+    assert found["prunable_latency_share"] == pytest.approx(pointwise / sum(work.values()), rel=0.05)

@@ -18,8 +18,9 @@ from dbos import error as dbos_error
 from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S
 from workers.heartbeat import Running
 from workers.inspect import inspect
-from workers.journal import Fenced, JobCancelled, JobView
+from workers.journal import Fenced, JobCancelled
 from workers.runner import Runner, Stopping
+from workers.view import JobView
 
 log = structlog.get_logger(__name__)
 

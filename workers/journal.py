@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -11,13 +11,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.store.blobs import Blob, BlobStore
-from app.store.models import LutRow, PruneJobRow
-from app.store.repositories import Artifacts, Datasets, Events, Holds, Jobs, Luts, Models
+from app.store.models import PruneJobRow
+from app.store.repositories import Artifacts, Events, Holds, Jobs, Luts
 from app.store.sessions import Database
 from lut.profile import DeviceProfile
 from secateur.schemas import JobStatus
-from workers.files import KNOWN_TABLES
 from workers.step import Output
+from workers.view import JobView, make_view
 
 DATABASE_PATIENCE_S = 60.0
 RESULT = "result/"
@@ -33,19 +33,6 @@ class Fenced(Exception):
 
 class JobCancelled(Exception):
     """The user cancelled the job."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobView:
-    """A job as it was when this worker began it."""
-
-    id: str
-    workflow_id: str
-    attempt: int
-    spec: dict[str, Any]
-    """What every step is told, less `results`."""
-    inputs: dict[str, str]
-    """SHA-256 of the files that are there before the first step, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,42 +106,7 @@ class Journal:
             return self._view(session, row, profile)
 
     def _view(self, session: Session, row: PruneJobRow, profile: DeviceProfile) -> JobView:
-        model = Models(session).get(row.model_id or "")
-        dataset = Datasets(session).get(row.dataset_id or "")
-        if model is None or dataset is None:
-            raise LookupError("the job's model or dataset has been deleted")
-        profile = replace(profile, threads=row.spec["threads"], batch=row.spec["batch"])
-        inputs = {"model": model.sha256, "dataset.zip": dataset.sha256}
-        if table := Luts(session).find(self._device_id, profile.fingerprint):
-            inputs[KNOWN_TABLES[0]] = table.blob_sha256
-        also = []
-        for name, wanted in zip(KNOWN_TABLES[1:], row.spec.get("also", ()), strict=False):
-            device, table = self._further_device(session, profile, wanted)
-            also.append(device)
-            if table is not None:
-                inputs[name] = table.blob_sha256
-        spec = {
-            "job": row.spec,
-            "model": _columns(model),
-            "dataset": _columns(dataset),
-            "profile": asdict(profile),
-            "also": also,
-            "limits": self.limits,
-        }
-        return JobView(id=row.id, workflow_id=row.workflow_id, attempt=row.attempt, spec=spec, inputs=inputs)
-
-    def _further_device(
-        self, session: Session, own: DeviceProfile, wanted: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], LutRow | None]:
-        """Return what the steps are told of a device in `also`, and its table. Raises LookupError where there is neither."""
-        if wanted["device"] == self._device_id:
-            profile = replace(own, threads=wanted["threads"], batch=wanted["batch"])
-            table = Luts(session).find(self._device_id, profile.fingerprint)
-            return {"profile": asdict(profile), "here": True}, table
-        table = Luts(session).newest(wanted["device"], threads=wanted["threads"], batch=wanted["batch"])
-        if table is None:
-            raise LookupError(f"the latency table of the device {wanted['device']} has been deleted")
-        return {"profile": table.profile, "here": False}, table
+        return make_view(session, row, profile, self._device_id, self.limits)
 
     @patient
     def check(self, job: JobView) -> None:
@@ -311,7 +263,3 @@ def _fence(row: PruneJobRow | None, job: JobView, worker_id: str) -> None:
         raise JobCancelled(job.id)
     if row.worker_id != worker_id or row.status != JobStatus.RUNNING:
         raise Fenced(job.id)
-
-
-def _columns(row: Any) -> dict[str, Any]:
-    return {column.name: getattr(row, column.name) for column in row.__table__.columns if column.name != "created_at"}

@@ -15,10 +15,11 @@ from app.store.blobs import BlobStore
 from lut.profile import DeviceProfile
 from workers import scratch
 from workers.child import Order
-from workers.journal import CHECKPOINT, RESULT, Fenced, JobCancelled, JobView, Journal, Kept, keep
+from workers.journal import CHECKPOINT, RESULT, Fenced, JobCancelled, Journal, Kept, keep
 from workers.process import Ending, OnEvent, run_child
 from workers.scratch import Scratch
 from workers.step import Pipeline, Results, Step
+from workers.view import JobView
 
 log = structlog.get_logger(__name__)
 

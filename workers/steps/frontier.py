@@ -1,13 +1,15 @@
 """The value-latency frontier: a plan per budget from one scoring pass, each built and measured, none trained."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pruning.problem import Plan
+from pruning.problem import Plan, Problem
 from pruning.search import Corrections, Measurement
 from pruning.solve import SOLVERS
+from pruning.solve.frontier import frontier as solve_frontier
 from workers.context import StepContext
 from workers.steps.workbench import Saliency, Workbench
 
@@ -22,15 +24,12 @@ def frontier(
     """
     # As for the job's own plan: below the floor only where nothing else keeps the budget.
     problems = [replace(bench, floor=floor).problem(saliency, 0.0, corrections) for floor in (bench.floor, 0.0)]
-    solver = SOLVERS[context.spec["job"]["solver"]]
     measured: dict[tuple[object, ...], Measurement] = {}
     points = []
     wanted = budgets_ms(context.spec["job"], bench.gauges[0].dense_ms, least_ms)
-    for done, budget_ms in enumerate(wanted):
-        for problem in problems:
-            plan = solver(replace(problem, budget_ns=int(budget_ms * 1e6)), seed=context.seed)
-            if plan.found:
-                break
+    solved = [_solved(problem, wanted, context.spec["job"]["solver"], context.seed) for problem in problems]
+    for done, (budget_ms, *plans) in enumerate(zip(wanted, *solved, strict=True)):
+        plan = next((one for one in plans if one.found), plans[-1])
         point: dict[str, Any] = {"budget_ms": budget_ms, "status": plan.status, "seconds": plan.seconds}
         if plan.found:
             choice = _choice(plan)
@@ -54,6 +53,13 @@ def frontier(
         points.append(point)
         context.progress(1 - 0.3 * (1 - (done + 1) / len(wanted)))
     return points
+
+
+def _solved(problem: Problem, budgets_ms: Sequence[float], solver: str, seed: int) -> tuple[Plan, ...]:
+    budgets_ns = [int(budget_ms * 1e6) for budget_ms in budgets_ms]
+    if solver == "secateur":
+        return solve_frontier(problem, budgets_ns, seed=seed)
+    return tuple(SOLVERS[solver](replace(problem, budget_ns=budget_ns), seed=seed) for budget_ns in budgets_ns)
 
 
 def budgets_ms(job: dict[str, Any], dense_ms: float, least_ms: float) -> list[float]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from worker_store import PROFILE, Store
 
-from app.store.repositories import Artifacts, Events, Jobs, Luts, Models
-from workers.journal import Fenced, JobCancelled, JobView, Journal, Kept
+from app.store.repositories import Artifacts, Devices, Events, Jobs, Luts, Models
+from workers.journal import Fenced, JobCancelled, Journal, Kept
+from workers.view import JobView
 
 WRITES: list[Callable[[Journal, JobView, Path], None]] = [
     lambda journal, job, path: journal.check(job),
@@ -81,6 +82,29 @@ def test_a_view_names_the_known_table_of_the_jobs_own_profile(store: Store) -> N
     assert view.spec["profile"] == asdict(profile)
     other = store.begin(journal, store.add_job(batch=8))
     assert "known_table.json" not in other.inputs
+
+
+def test_a_view_names_the_newest_table_of_a_device_that_is_elsewhere(store: Store) -> None:
+    journal = store.add_worker("a/0:1")
+    phone = replace(PROFILE, hardware="phone", threads=4, batch=1)
+    also = [{"device": "phone", "threads": 4, "batch": 1}, {"device": "local", "threads": 1, "batch": 4}]
+    gone = store.add_job(also=also)
+    assert journal.begin(gone.id, gone.workflow_id, PROFILE) is None
+    assert store.job(gone.id).failure["code"] == "input_gone"  # type: ignore[index]
+    for version in ("1", "2"):
+        profile = replace(phone, runtime_version=version)
+        table = store.blobs.put_bytes(version.encode())
+        with store.database.write() as session:
+            Devices(session).register("phone", name="phone", hardware="x", runtime="y", runtime_version="z")
+            Luts(session).save(
+                device_id="phone", fingerprint=profile.fingerprint, profile=asdict(profile), blob_sha256=table.sha256,
+                num_entries=3, num_signatures=1, step=8, noise=0.01, seconds=2.0,
+            )  # fmt: skip
+    view = store.begin(journal, store.add_job(also=also))
+    assert view.inputs["known_table_1.json"] == table.sha256
+    here = replace(PROFILE, threads=1, batch=4)
+    assert view.spec["also"] == [{"profile": asdict(profile), "here": False}, {"profile": asdict(here), "here": True}]
+    assert "known_table_2.json" not in view.inputs
 
 
 def test_a_job_whose_model_is_gone_fails_and_says_so(store: Store) -> None:

@@ -8,7 +8,8 @@ from app.store.models import PruneJobRow
 from app.store.repositories import Devices, Jobs, Workers
 from app.store.sessions import Database
 from lut.profile import DeviceProfile
-from workers.journal import JobView, Journal
+from workers.journal import Journal
+from workers.view import JobView
 
 PROFILE = DeviceProfile(hardware="toy", runtime="none", runtime_version="0", threads=1, batch=1)
 

@@ -42,9 +42,11 @@ class _Shape:
         # A pattern keeps more saliency than density and saves less time than it removes work.
         latency = macs / MACS_PER_NS * (0.15 + 0.85 * self.densities)[:, None, None] + FIXED_NS
         latency = latency * self.random.normal(1.0, 0.02, latency.shape)
-        weights = np.outer(widths_in, widths_out) * kernel**2 * self.densities[:, None, None]
-        other = 3 * latency * (1 + 7 / size) * self.random.normal(1.0, 0.02, latency.shape)
-        costs = (other, BYTES_PER_WEIGHT * weights) if self.several else ()
+        costs: tuple[np.ndarray, ...] = ()
+        if self.several:
+            weights = np.outer(widths_in, widths_out) * kernel**2 * self.densities[:, None, None]
+            other = 3 * latency * (1 + 7 / size) * self.random.normal(1.0, 0.02, latency.shape)
+            costs = other, BYTES_PER_WEIGHT * weights
         self.layers.append(
             Layer(
                 name=name,

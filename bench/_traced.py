@@ -7,6 +7,7 @@ Saliencies are drawn, long-tailed, every coupling group with a scale of its own.
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,8 +45,8 @@ class Staircase(LatencyTable):
         return np.asarray((FIXED_US + np.array(macs) / MACS_PER_US) * noise)
 
 
-def traced_problem(network: str, num_widths: int, budget: float, seed: int = 0) -> Problem:
-    """Return the problem of a torchvision network at `budget` times its dense latency.
+def traced_problems(network: str, num_widths: int, budgets: Sequence[float], seed: int = 0) -> list[Problem]:
+    """Return the problem of a torchvision network at each of `budgets` times its dense latency.
 
     Every coupling group offers at most `num_widths` widths, evenly spread; branches with a skip path are removable.
     """
@@ -59,13 +60,14 @@ def traced_problem(network: str, num_widths: int, budget: float, seed: int = 0) 
     random = np.random.default_rng(seed)
     saliency = {group.id: _drawn(random, group.units) for group in free}
     dense_us = predicted_us(costs, {group.id: group.units for group in free}, table)
-    return build_problem(
+    problem = build_problem(
         costs,
         choices,
         group_values(saliency, choices),
-        latency_limit(table, int(1000 * budget * dense_us)),
+        latency_limit(table, int(1000 * dense_us)),
         stages=removable_stages(traced, groups, costs),
     )
+    return [replace(problem, budget_ns=int(1000 * budget * dense_us)) for budget in budgets]
 
 
 def _drawn(random: np.random.Generator, units: int) -> np.ndarray:

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pruning.solve.dominance import spread_out, undominated
 from pruning.solve.master import BOUND_MARGIN, Column
 from pruning.solve.order import Step
 from pruning.solve.price import Priced, Pricer
-
-DOMINANCE_WINDOW = 16
-"""With several budgets a column is compared with this many neighbours in cost order; the rest only costs time."""
 
 JOIN_CHUNK = 1 << 19
 """Rows one join builds at a time: bounds the memory of a step."""
@@ -218,27 +216,14 @@ class Search:
         if len(rows.entry) <= self.width:
             return rows
         order = np.argsort(-rows.bound, kind="stable")
-        if len(self.active) > 1:
-            order = self._spread_out(rows, order)
+        tied = rows.bound[order[self.width - 1]] - rows.bound[order[self.width]] <= self.margin
+        if len(self.active) > 1 or (tied and len(self.active)):
+            # Where several budgets bind, the best bounds have costs that trade one for another; among ties any cost is as likely.
+            # Few of them end just within the budgets, so costs are kept apart.
+            order = order[spread_out(rows.cost[self.active][:, order], self.width)]
         kept = np.sort(order[: self.width])
         self.dropped = max(self.dropped, float(rows.bound[order[self.width :]].max()))
         return rows.take(kept)
-
-    def _spread_out(self, rows: Rows, order: np.ndarray) -> np.ndarray:
-        """Return the order that takes the best row of every cell of the costs first, then the second best, ...
-
-        Where several budgets bind, the best bounds have costs that trade one budget for another; few of them end within all.
-        """
-        cost = rows.cost[self.active].astype(np.float64)
-        least, span = cost.min(axis=1, keepdims=True), np.maximum(1.0, np.ptp(cost, axis=1, keepdims=True))
-        bins = max(2, int(self.width ** (1 / len(cost))))
-        place = np.minimum(bins - 1, ((cost - least) / span * bins).astype(np.int64))
-        cell = np.ravel_multi_index(tuple(place), (bins,) * len(place))[order]
-        by_cell = np.argsort(cell, kind="stable")
-        first = np.searchsorted(cell[by_cell], cell[by_cell])
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[by_cell] = np.arange(len(order)) - first
-        return np.asarray(order[np.argsort(rank, kind="stable")])
 
     def _message(self, rows: Rows, step: Step) -> Columns:
         """Return the columns of the step's message: undominated rows per entry of its scope."""
@@ -298,25 +283,3 @@ class Search:
             pattern[f] = columns.pattern[picked]
         value, cost = self.pricer.totals(choice, pattern)
         return Column(choice=choice, pattern=pattern, value=value, cost=cost)
-
-
-def undominated(entry: np.ndarray, value: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Return the rows, sorted by entry, that no other row of the same entry matches at no more cost and no less value.
-
-    Exact for one budget; with several, some dominated rows may stay.
-    """
-    order = np.lexsort((-value, *cost[::-1], entry))
-    entry, value, cost = entry[order], value[order], cost[:, order]
-    if not len(order):
-        return order
-    if len(cost) == 1:
-        rank = np.cumsum(np.concatenate(([0], entry[1:] != entry[:-1])))
-        lifted = value - value.min() + rank * (int(value.max() - value.min()) + 1)
-        best_before = np.concatenate(([-1], np.maximum.accumulate(lifted)[:-1]))
-        return np.asarray(order[lifted > best_before])
-    keep = np.ones(len(order), dtype=bool)
-    for shift in range(1, min(DOMINANCE_WINDOW, len(order) - 1) + 1):
-        beaten = (entry[shift:] == entry[:-shift]) & (value[shift:] <= value[:-shift])
-        beaten &= (cost[:, shift:] >= cost[:, :-shift]).all(axis=0)
-        keep[shift:] &= ~beaten
-    return np.asarray(order[keep])

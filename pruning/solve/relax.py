@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from pruning.problem import Problem, offer
-from pruning.solve.build import Blueprint
+from pruning.solve.blueprint import Blueprint
+from pruning.solve.build import graph_at
 from pruning.solve.factors import Graph
 from pruning.solve.order import DoesNotSplitError, num_entries, order_from_the_end
 from pruning.solve.price import Pricer
@@ -25,7 +26,7 @@ def sharpest(problem: Problem, centre: Mapping[str, int], ceiling: int) -> Price
     blueprint = Blueprint(problem, centre)
     levels = _coarsened(blueprint, ceiling)
     _sharpen(blueprint, levels, ceiling)
-    return Pricer(blueprint.graph(levels), ceiling)
+    return Pricer(graph_at(blueprint, levels), ceiling)
 
 
 def _coarsened(blueprint: Blueprint, ceiling: int) -> dict[Terms, int]:

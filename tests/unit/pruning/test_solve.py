@@ -17,7 +17,8 @@ from pruning.check import check
 from pruning.problem import Layer, Plan, Problem, WidthChoice, restrict, validate
 from pruning.solve import close, least, solve, whole
 from pruning.solve.answer import Run
-from pruning.solve.build import Blueprint, build_graph
+from pruning.solve.blueprint import Blueprint
+from pruning.solve.build import build_graph, graph_at
 from pruning.solve.master import solve_master
 from pruning.solve.order import DoesNotSplitError
 from pruning.solve.price import Pricer
@@ -122,7 +123,7 @@ def test_blurred_totals_only_raise_the_bound(problem: Problem, entries: int) -> 
 @settings(max_examples=150, deadline=None)
 def test_one_total_for_many_is_never_dearer_or_worth_less(problem: Problem, level: int) -> None:
     blueprint = Blueprint(problem)
-    graph = blueprint.graph(dict.fromkeys(blueprint.concats, level))
+    graph = graph_at(blueprint, dict.fromkeys(blueprint.concats, level))
     pricer, exact = Pricer(graph), Pricer(build_graph(problem))
     assert graph.exact == (level == EXACT or not blueprint.concats)
     for multipliers in (np.zeros(len(graph.limits)), np.ones(len(graph.limits))):

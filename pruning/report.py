@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from pruning.formats import format_ms, format_percent, format_points, format_short
+
 SCHEMA_VERSION = 1
-UNITS = ("", "k", "M", "G", "T")
 
 
 def _finite(value: Any) -> Any:
@@ -227,8 +228,7 @@ def verdict(report: Report) -> str:
     budget = f"{format_ms(report.budget_ms)} ms"
     slim, dense = report.slim, report.dense
     if report.outcome == "infeasible" or slim is None or slim.p50_ms is None:
-        least = "" if report.min_achievable_ms is None else f": the least is {format_ms(report.min_achievable_ms)} ms"
-        return f"Infeasible: no width on offer brings this network to {budget} on this device{least}."
+        return infeasible(report)
     opening = "Budget met" if report.outcome == "budget_met" else "Budget missed"
     faster = "" if not dense.p50_ms else f", {dense.p50_ms / slim.p50_ms:.2f} times faster than dense"
     sentence = f"{opening}: {format_ms(slim.p50_ms)} ms measured against {budget}{faster}"
@@ -239,6 +239,22 @@ def verdict(report: Report) -> str:
     return (
         f"{sentence}; accuracy on the {which} {100 * dense.accuracy:.1f} % before, {100 * slim.accuracy:.1f} % after."
     )
+
+
+def infeasible(report: Report) -> str:
+    """Return one sentence: which budget nothing on offer keeps, and what the least is."""
+    least_ms = report.min_achievable_ms
+    for row in report.limits:
+        if row.limit is not None and row.min_achievable is not None and row.min_achievable > row.limit:
+            least, limit = (
+                f"{format_ms(x)} ms" if row.unit == "ms" else format_short(x) for x in (row.min_achievable, row.limit)
+            )
+            return f"Infeasible: no width on offer brings this network to {limit} ({row.name}): the least is {least}."
+    if report.limits and least_ms is not None and least_ms <= report.budget_ms:
+        return "Infeasible: every budget can be kept, but no width on offer keeps all of them at once."
+    least = "" if least_ms is None else f": the least is {format_ms(least_ms)} ms"
+    budget = format_ms(report.budget_ms)
+    return f"Infeasible: no width on offer brings this network to {budget} ms on this device{least}."
 
 
 def render_html(report: Mapping[str, Any]) -> str:
@@ -261,31 +277,3 @@ def _template() -> Template:
     )
     environment.filters.update(ms=format_ms, percent=format_percent, short=format_short, points=format_points)
     return environment.get_template("report.html")
-
-
-def format_ms(value: float | None) -> str:
-    """Return milliseconds to three significant digits, or a dash."""
-    if value is None:
-        return "–"
-    digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(digits, 4)}f}"
-
-
-def format_percent(value: float | None, digits: int = 1) -> str:
-    """Return a share as percent, or a dash."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def format_points(value: float | None) -> str:
-    """Return a difference of shares in percentage points with its sign, or a dash."""
-    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
-
-
-def format_short(value: float | None) -> str:
-    """Return a number to three digits with a unit of thousands: 4.09 G, 853 k, 0.0312."""
-    if value is None:
-        return "–"
-    power = 0 if value < 1000 else min(len(UNITS) - 1, int(math.log10(value) / 3))
-    scaled = value / 1000**power
-    text = f"{scaled:.0f}" if scaled >= 100 else f"{scaled:.3g}"
-    return f"{text} {UNITS[power]}".strip()

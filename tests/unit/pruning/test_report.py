@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.report import build_report, format_ms, format_percent, format_points, format_short, render_html
+from pruning.formats import format_ms, format_percent, format_points, format_short
+from pruning.report import build_report, render_html
 
 FULL: dict[str, Any] = {
     "title": "digits",
@@ -173,3 +174,22 @@ def test_figures_are_formatted_for_reading() -> None:
     assert [format_percent(v) for v in (None, 0.925, 1.0)] == ["–", "92.5 %", "100.0 %"]
     assert [format_points(v) for v in (None, -0.012, 0.0)] == ["–", "−1.2", "+0.0"]
     assert [format_short(v) for v in (None, 3.05, 853_018, 4_089_000_000)] == ["–", "3.05", "853 k", "4.09 G"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "least_ms", "words"),
+    [
+        ([], 2.0, "to 1.20 ms on this device: the least is 2.00 ms"),
+        ([("phone", "ms", 5.0, 7.0)], 0.5, "to 5.00 ms (phone): the least is 7.00 ms"),
+        ([("weights", "bytes", 1000, 2000)], 0.5, "to 1 k (weights): the least is 2 k"),
+        ([("phone", "ms", 5.0, 4.0)], 0.5, "no width on offer keeps all of them at once"),
+    ],
+)
+def test_an_infeasible_job_says_which_budget_nothing_keeps(
+    limits: list[tuple[str, str, float, float]], least_ms: float, words: str
+) -> None:
+    rows = [
+        {"name": name, "unit": unit, "limit": limit, "min_achievable": least} for name, unit, limit, least in limits
+    ]
+    fields = FULL | {"outcome": "infeasible", "slim": None, "limits": rows, "min_achievable_ms": least_ms}
+    assert words in build_report(**fields)["verdict"]

@@ -4,7 +4,7 @@ Letters: i = input channels, o = output channels; a cell is a rectangle of chann
 measured.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -28,21 +28,38 @@ class Surface:
 
     def grid(self, c_ins: np.ndarray, c_outs: np.ndarray) -> np.ndarray:
         """Return float64 [len(c_ins), len(c_outs)] microseconds, NaN where not covered."""
-        result = np.full((len(c_ins), len(c_outs)), np.nan)
-        for i, o in np.argwhere(c_ins[:, None] == c_outs[None, :]):
-            result[i, o] = self._along_diagonal(int(c_ins[i]))
+        (ins, back_i), (outs, back_o) = (np.unique(counts, return_inverse=True) for counts in (c_ins, c_outs))
+        return self._ascending_grid(ins, outs)[np.ix_(back_i, back_o)]
+
+    def _ascending_grid(self, ins: np.ndarray, outs: np.ndarray) -> np.ndarray:
+        at_i, at_o = ({int(c): k for k, c in enumerate(counts)} for counts in (ins, outs))
+        measured = np.full((len(ins), len(outs)), np.nan)
+        for (i, o), value in self._values.items():
+            if i in at_i and o in at_o:
+                measured[at_i[i], at_o[o]] = value
+        asked = np.isnan(measured)
+        result = np.full(measured.shape, np.nan)
+        for channels in at_i.keys() & at_o.keys():
+            result[at_i[channels], at_o[channels]] = self._along_diagonal(channels)
         # From the widest cell to the narrowest: the last one written is the closest to the point.
-        for low_i, high_i, low_o, high_o in self._cells:
-            rows = np.flatnonzero((c_ins >= low_i) & (c_ins <= high_i))
-            columns = np.flatnonzero((c_outs >= low_o) & (c_outs <= high_o))
-            if rows.size and columns.size:
-                result[np.ix_(rows, columns)] = self._bilinear(
-                    (low_i, high_i, low_o, high_o), c_ins[rows], c_outs[columns]
-                )
-        for i, c_in in enumerate(c_ins):
-            for o, c_out in enumerate(c_outs):
-                result[i, o] = self._values.get((int(c_in), int(c_out)), result[i, o])
-        return result
+        for cell, rows, columns in self._cells_around(asked, ins, outs):
+            result[rows, columns] = self._bilinear(cell, ins[rows], outs[columns])
+        return np.where(asked, result, measured)
+
+    def _cells_around(
+        self, asked: np.ndarray, ins: np.ndarray, outs: np.ndarray
+    ) -> Iterator[tuple[tuple[int, int, int, int], slice, slice]]:
+        """Yield the cells that hold a point in `asked`, bool [len(ins), len(outs)], with where their points are."""
+        if not asked.any() or not len(self._cells):
+            return
+        low_i, high_i, low_o, high_o = np.array(self._cells).T
+        top, bottom = np.searchsorted(ins, low_i, "left"), np.searchsorted(ins, high_i, "right")
+        left, right = np.searchsorted(outs, low_o, "left"), np.searchsorted(outs, high_o, "right")
+        before = np.zeros((len(ins) + 1, len(outs) + 1), dtype=np.int64)
+        before[1:, 1:] = asked.cumsum(0).cumsum(1)
+        count = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
+        for k in np.flatnonzero(count):
+            yield self._cells[k], slice(top[k], bottom[k]), slice(left[k], right[k])
 
     def covers(self, c_in: int, c_out: int) -> bool:
         """Return whether the point is measured or lies between measured ones."""

@@ -18,12 +18,12 @@ from pruning.export import num_macs, num_parameters
 from pruning.groups import coupling_groups
 from pruning.lower.rewrite import lower
 from pruning.masked import Masks
-from pruning.network import CouplingGroup, Operator
 from pruning.operators import operators
 from pruning.patterns.tables import maskable
 from pruning.search import Attempt, Search
 from pruning.stages import removable_stages
-from workers.context import StepContext, StepProblem
+from workers.context import StepContext
+from workers.steps.conditions import conditions
 from workers.steps.frontier import frontier
 from workers.steps.loading import dense_network
 from workers.steps.planned import MAIN
@@ -103,7 +103,7 @@ def workbench(context: StepContext) -> Workbench:
     job, dense = context.spec["job"], dense_network(context)
     groups = coupling_groups(dense)
     costs = operators(dense, groups)
-    layers, widths = conditions(costs, groups, job["keep_dense"], job["min_widths"])
+    layers, widths = conditions(costs, groups, job)
     gauges: list[Gauge] = []
     for target, measured in zip(targets(context), context.spec["results"]["prepare"]["devices"], strict=True):
         table = LatencyTable.load(context.path(target.table_file))
@@ -123,42 +123,6 @@ def workbench(context: StepContext) -> Workbench:
         patterns=[Pattern.parse(name) for name in job["pattern_choices"]] if job["patterns"] != "none" else (),
         widths=job["patterns"] != "only",
     )
-
-
-def conditions(
-    costs: tuple[Operator, ...],
-    groups: tuple[CouplingGroup, ...],
-    keep_dense: list[str],
-    min_widths: Mapping[str, int],
-) -> tuple[list[str], dict[str, int]]:
-    """Return the operators to keep dense and the least units by coupling group. Raises StepProblem for an unknown name.
-
-    Layers go by the name of their module or their operator; a least width is in channels of the layer's output.
-    """
-    by_name = {operator.name: operator for operator in costs}
-    sizes = {group.id: group for group in groups}
-    errors: list[dict[str, str]] = []
-    layers: list[str] = []
-    widths: dict[str, int] = {}
-    for index, name in enumerate(keep_dense):
-        if (layer := name.replace(".", "_")) in by_name:
-            layers.append(layer)
-        else:
-            errors.append({"pointer": f"/keep_dense/{index}", "detail": f"The network has no layer {name!r}."})
-    for name, width in min_widths.items():
-        operator = by_name.get(name.replace(".", "_"))
-        terms = ((name, 1),) if name in sizes else operator.c_out.terms if operator else ()
-        fault = "" if terms or operator else f"The network has no layer or coupling group {name!r}."
-        for group_id, times in terms:
-            units = -(-width // times)
-            widths[group_id] = max(units, widths.get(group_id, 0))
-            if units > sizes[group_id].units:
-                fault = f"{name} has {sizes[group_id].units * times} channels: it cannot keep {width}."
-        if fault:
-            errors.append({"pointer": f"/min_widths/{name}", "detail": fault})
-    if errors:
-        raise StepProblem("bad_condition", errors[0]["detail"], errors)
-    return layers, {group_id: units for group_id, units in widths.items() if not sizes[group_id].frozen}
 
 
 def searches(

@@ -16,6 +16,7 @@ from pruning.solve import solve
 from pruning.stages import removable_stages
 from pruning.tables import build_problem, group_values, latency_limit, predicted_us, width_choices
 from workers.context import StepContext
+from workers.steps.conditions import conditions
 from workers.steps.loading import full_network, problems
 from workers.steps.prepare import class_names
 
@@ -34,6 +35,7 @@ def run(context: StepContext) -> dict[str, Any]:
             network = slice_head(network, list(range(min(len(classes), network.num_outputs))))
     groups = coupling_groups(network)
     costs = operators(network, groups)
+    conditions(costs, groups, job)
     dense: Widths = {group.id: group.units for group in groups if not group.frozen}
     stored = context.path("known_table.json")
     table = LatencyTable.load(stored) if stored.exists() else None

@@ -11,7 +11,9 @@ from pruning.evaluate import ClassMap, accuracy, class_rows
 from pruning.export import num_macs, num_parameters
 from pruning.groups import coupling_groups
 from pruning.network import Network
+from pruning.operators import operators
 from workers.context import StepContext, StepProblem
+from workers.steps.conditions import conditions
 from workers.steps.loading import full_network, images, problems, settle_threads, with_head
 from workers.steps.targets import Target, dense_onnx, targets
 
@@ -33,8 +35,9 @@ def run(context: StepContext) -> dict[str, Any]:
     mapping = find_rows(context, full, data)
     rows = [mapping.rows[name] for name in classes]
     dense = with_head(full, rows, job["head"])
-    prunable = [group for group in coupling_groups(dense) if not group.frozen]
-    if not prunable:
+    groups = coupling_groups(dense)
+    conditions(operators(dense, groups), groups, job)  # a misspelt layer is said before minutes of measuring
+    if all(group.frozen for group in groups):
         raise StepProblem("nothing_to_prune", "No layer of this network can be pruned; `validate` lists the reasons.")
     score = accuracy(dense, data.reported, None if job["head"] == "slice" else rows)
     context.phase("measuring")

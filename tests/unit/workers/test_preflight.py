@@ -31,7 +31,14 @@ def answer(folder: Path, arch: str, size: int, slow: str = "") -> dict[str, Any]
     spec = {
         "model": {"arch": arch},
         "dataset": {"classes": [f"class {i}" for i in range(10)], "image_size": size},
-        "job": {"classes": list(range(10)), "head": "full", "budget_ms": None, "budget_ratio": 0.5},
+        "job": {
+            "classes": list(range(10)),
+            "head": "full",
+            "budget_ratio": 0.5,
+            "budget_ms": None,
+            "keep_dense": [],
+            "min_widths": {},
+        },
     }
     return preflight.run(
         StepContext(workdir=folder, cache=folder, spec=spec, seed=0, attempt=1, emit=lambda event: None)

@@ -9,7 +9,11 @@ from sqlalchemy.orm import Session
 from app.store.models import LutRow, PruneJobRow
 from app.store.repositories import Datasets, Luts, Models
 from lut.profile import DeviceProfile
+from secateur.schemas import PruneJobCreate
 from workers.files import KNOWN_TABLES
+
+DEFAULTS = PruneJobCreate(model_id="-", dataset_id="-", classes=["-"], budget_ms=1).model_dump(mode="json")
+"""A job submitted to an older service lacks the options that have come since."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ def make_view(
         if table is not None:
             inputs[name] = table.blob_sha256
     spec = {
-        "job": row.spec,
+        "job": {**DEFAULTS, **row.spec},
         "model": _columns(model),
         "dataset": _columns(dataset),
         "profile": asdict(profile),

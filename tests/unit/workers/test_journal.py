@@ -84,6 +84,11 @@ def test_a_view_names_the_known_table_of_the_jobs_own_profile(store: Store) -> N
     assert "known_table.json" not in other.inputs
 
 
+def test_a_job_of_an_older_service_gets_the_defaults_of_options_it_does_not_know(store: Store) -> None:
+    view = store.begin(store.add_worker("a/0:1"), store.add_job(seed=7))
+    assert (view.spec["job"]["seed"], view.spec["job"]["sweep"], view.spec["job"]["patterns"]) == (7, 0, "none")
+
+
 def test_a_view_names_the_newest_table_of_a_device_that_is_elsewhere(store: Store) -> None:
     journal = store.add_worker("a/0:1")
     phone = replace(PROFILE, hardware="phone", threads=4, batch=1)

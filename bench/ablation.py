@@ -22,7 +22,7 @@ from lut.pattern import Pattern
 from pruning.architectures import build
 from pruning.data import Dataset, inspect_zip, load
 from pruning.distill import FinetuneOptions
-from pruning.evaluate import accuracy, class_rows
+from pruning.evaluate import accuracy
 from pruning.finetune import finetune
 from pruning.groups import coupling_groups
 from pruning.masked import masked_copy
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--arch", required=True)
     parser.add_argument("--weights", type=Path, required=True, help="safetensors")
     parser.add_argument("--classes", default="", help="folders; left out: all of them")
+    parser.add_argument("--rows", default="", help="output row of every folder, in order: 0,217,482")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--masks", nargs="+", default=list(MASKS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
@@ -91,7 +92,8 @@ def _subject(options: argparse.Namespace) -> Subject:
     rest = [name for name in folders if name not in chosen]
     data, others = (_images(options, names) for names in (chosen, rest))
     assert data is not None
-    rows = {name: _row(whole, part, name, folders) for part in (data, others) if part for name in part.classes}
+    given = [int(row) for row in options.rows.split(",")] if options.rows else list(range(whole.num_outputs))
+    rows = dict(zip(folders, given, strict=True))
     return Subject(
         whole=whole,
         dense=slice_head(whole, [rows[name] for name in chosen]),
@@ -114,14 +116,6 @@ def _images(options: argparse.Namespace, classes: Sequence[str]) -> Dataset | No
     return load(
         options.data, classes=classes, image_size=options.image_size, mean=mean, std=std, seed=options.seed, cache=cache
     )
-
-
-def _row(whole: Network, data: Dataset, name: str, folders: Sequence[str]) -> int:
-    """Return the head's row of a class: by what the network predicts for its training images."""
-    raw = data.train.raw((data.train.labels == data.classes.index(name)).nonzero()[0][:32])
-    with torch.inference_mode():
-        predicted = whole.module(data.train.normalise(raw)).argmax(1).numpy()
-    return class_rows(folders, [name], whole.num_outputs, predictions={name: predicted}).rows[name]
 
 
 def _rows(subject: Subject, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -22,11 +22,13 @@ def frontier(
     Plans are solved under the corrections the job's own search ended with, so a point's prediction is as good as the table is
     around the job's own plan; what its network really takes stands beside it.
     """
+    wanted = budgets_ms(context.spec["job"], bench.gauges[0].dense_ms, least_ms)
+    if not wanted:
+        return []
     # As for the job's own plan: below the floor only where nothing else keeps the budget.
     problems = [replace(bench, floor=floor).problem(saliency, 0.0, corrections) for floor in (bench.floor, 0.0)]
     measured: dict[tuple[object, ...], Measurement] = {}
     points = []
-    wanted = budgets_ms(context.spec["job"], bench.gauges[0].dense_ms, least_ms)
     solved = [_solved(problem, wanted, context.spec["job"]["solver"], context.seed) for problem in problems]
     for done, (budget_ms, *plans) in enumerate(zip(wanted, *solved, strict=True)):
         plan = next((one for one in plans if one.found), plans[-1])

@@ -75,7 +75,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "unsupported_format": Kind(
         status=415,
         title="Unsupported file format",
-        meaning="Models come as safetensors or ONNX, datasets as a zip of an ImageFolder.",
+        meaning="Models come as safetensors or ONNX, datasets as a zip of an ImageFolder, latency tables as JSON or CSV.",
     ),
     "unknown_arch": Kind(
         status=422,
@@ -93,7 +93,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "unknown_device": Kind(
         status=422,
         title="Unknown device",
-        meaning="No worker has ever registered this device; GET /v1/devices lists them.",
+        meaning="There is no device of this id; GET /v1/devices lists them.",
     ),
     "no_latency_table": Kind(
         status=422,
@@ -120,6 +120,29 @@ PROBLEMS: Mapping[str, Kind] = {
     ),
     "model_in_use": Kind(status=409, title="Model in use", meaning="A job that has not ended uses the model."),
     "dataset_in_use": Kind(status=409, title="Dataset in use", meaning="A job that has not ended uses the dataset."),
+    # Devices and latency tables
+    "image_size_needed": Kind(
+        status=422,
+        title="Image size needed",
+        meaning="Give `image_size`, or `dataset_id` to take the dataset's: only an ONNX model fixes the size itself.",
+    ),
+    "device_exists": Kind(status=409, title="Device exists", meaning="Another device has this id."),
+    "device_in_use": Kind(
+        status=409,
+        title="Device in use",
+        meaning="The device has a latency table, a live worker, or a job that has not ended.",
+    ),
+    "lut_in_use": Kind(
+        status=409, title="Latency table in use", meaning="A job that has not ended may use the latency table."
+    ),
+    "lut_published": Kind(
+        status=409,
+        title="Latency table published",
+        meaning="A published table takes no import and is not deleted: unpublish it first.",
+    ),
+    "precondition_failed": Kind(
+        status=412, title="Changed meanwhile", meaning="If-Match names another state of the table: get it again."
+    ),
     "job_ended": Kind(status=409, title="The job has ended", meaning="An ended job cannot be cancelled."),
     "job_not_retryable": Kind(
         status=409, title="The job cannot be retried", meaning="Only failed and cancelled jobs can be retried."

@@ -1,7 +1,8 @@
 """Lets a worker look at an upload or a job and waits for its verdict, without holding a thread or a connection."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -11,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from app.errors import ApiProblem
 from app.queue import QueueError
 from app.services import Services
-from app.store.repositories import Workers
+from app.store.repositories import Holds, Workers
 from secateur.schemas import ErrorDetail
 
 log = structlog.get_logger(__name__)
@@ -60,6 +61,24 @@ async def inspect(services: Services, kind: str, payload: Mapping[str, Any]) -> 
             with CancelScope(shield=True):
                 await run_in_threadpool(services.queue.cancel, inspect_id)
     raise ApiProblem("check_timeout", f"No worker finished the check within {timeout_s:g} s; all may be busy.")
+
+
+@asynccontextmanager
+async def produced(services: Services, kind: str, payload: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """As `inspect`; the files a worker left are held inside the `with` and deleted after it unless a row names them."""
+    facts = await inspect(services, kind, payload)
+    try:
+        yield facts
+    finally:
+        with CancelScope(shield=True):
+            await run_in_threadpool(_let_go, services, facts.get("files", {}))
+
+
+def _let_go(services: Services, files: Mapping[str, Any]) -> None:
+    for file in files.values():
+        with services.database.write() as session:
+            Holds(session).release(file["hold_id"])
+            services.drop_blob(session, file["sha256"])
 
 
 def _ok(verdict: Mapping[str, Any]) -> dict[str, Any]:

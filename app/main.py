@@ -11,7 +11,18 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from app import handlers
-from app.api import datasets, devices, events, health, luts, models, prune_jobs, results
+from app.api import (
+    datasets,
+    devices,
+    events,
+    health,
+    lut_builds,
+    lut_files,
+    luts,
+    models,
+    prune_jobs,
+    results,
+)
 from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
 from app.services import open_services
 from app.settings import Settings
@@ -24,12 +35,15 @@ ROUTERS = (
     datasets.router,
     devices.router,
     luts.router,
+    lut_files.router,
+    lut_builds.router,
     prune_jobs.router,
     events.router,
+    events.builds,
     results.router,
     health.router,
 )
-UPLOAD_PATHS = ("/v1/models", "/v1/datasets")
+UPLOAD_PATHS = ("/v1/models", "/v1/datasets", "/v1/luts")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -71,7 +85,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Request-ID"],
+            allow_headers=["Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID", "X-Request-ID"],
             expose_headers=["Location", "ETag", "X-Request-ID", "Idempotency-Replayed"],
         )
         stack.append(cors)

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=MIB, ge=1024, description="Largest JSON body of a request.")
     max_model_bytes: int = Field(default=2 * GIB, ge=1024, description="Largest model file.")
     max_dataset_bytes: int = Field(default=8 * GIB, ge=1024, description="Largest dataset zip.")
+    max_lut_bytes: int = Field(default=64 * MIB, ge=1024, description="Largest latency table that is imported.")
     max_zip_entries: int = Field(default=500_000, ge=1, description="Most files a dataset zip may hold.")
     max_zip_bytes: int = Field(default=32 * GIB, ge=1024, description="Most bytes a dataset zip may unpack to.")
     max_zip_ratio: float = Field(

@@ -58,6 +58,18 @@ def check_dataset_head(head: bytes) -> None:
     raise ApiProblem("unsupported_format", "The file is no zip. Datasets come as a zip of an ImageFolder.")
 
 
+def check_table_head(head: bytes) -> None:
+    """Raise 415 unless the file can be text: JSON or CSV. Which columns or fields it has, a worker finds out."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text or b"\0" in head or not (text[:1] == b"{" or text[:1].isalnum() or text[:1] == b'"'):
+        raise ApiProblem("unsupported_format", "Latency tables come as JSON (as the service exports them) or as CSV.")
+
+
+def is_json(head: bytes) -> bool:
+    """True for a text that begins as a JSON object does."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
 def _is_safetensors(head: bytes) -> bool:
     if len(head) < 10:
         return False

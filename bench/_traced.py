@@ -18,9 +18,10 @@ from lut.table import LatencyTable
 from pruning.architectures import build
 from pruning.groups import coupling_groups
 from pruning.operators import operators
+from pruning.predict import predicted_us
 from pruning.problem import Problem
 from pruning.stages import removable_stages
-from pruning.tables import build_problem, group_values, latency_limit, predicted_us
+from pruning.tables import build_problem, group_values, latency_limit
 from pruning.trace import trace
 
 SIZES = {"inception_v3": 299}

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lut.measure.onnxruntime import local_profile, measure_models, measure_points
+from lut.measure.networks import measure_models
+from lut.measure.runtime import runtime
+from lut.measure.tables import measure_points
 from pruning.architectures import build
 from pruning.dense import DenseLayer, dense_layers
 from pruning.export import onnx_error, to_onnx
@@ -143,7 +145,7 @@ def _shares(
 
     Priced operators are measured one by one, at their dense widths; what has no price is the measured network less their sum.
     """
-    costs, profile = operators(network, groups), local_profile(1, 1)
+    costs, profile = operators(network, groups), runtime("onnxruntime").profile(1, 1)
     widths = {group.id: group.units for group in groups}
     points = {op.name: (op.signature, op.c_in.at(widths), op.c_out.at(widths)) for op in costs}
     table = measure_points(profile, points.values())

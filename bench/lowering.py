@@ -1,7 +1,7 @@
 """`python -m bench lowering [--networks NAME...] [--tiles B_OUTxB_IN...] [--quick] [--json]`: masks made fast.
 
 For each network, tile shape, density and runtime: the dense network and its lowered versions, timed in turns in one run,
-one thread, batch 1, float32, the same session options for all. `max_abs_error` is the largest difference between the
+one thread, batch 1, float32. `max_abs_error` is the largest difference between the
 lowered network's logits there and those of the masked network in PyTorch in float64, relative to the largest logit where
 that is above 1; `masked_error` is the same of the masked network in that runtime, not lowered: what float32 rounds off
 in a network of this depth, whoever runs it. Exact is what is below the tolerance or twice that. Every convolution
@@ -21,15 +21,15 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from bench._bsr import bsr_ms
-from lut.measure import onnxruntime as ort
-from lut.measure import openvino
-from lut.measure.sessions import session_options
+from lut.measure.networks import measure_models
+from lut.measure.runtime import Program, RuntimeAbsent
+from lut.measure.runtime import runtime as named
 from lut.pattern import Pattern
+from lut.profile import DeviceProfile
 from pruning.architectures import build
 from pruning.lower.choose import choose, latency_ms
 from pruning.lower.rewrite import kept_dense, lower
@@ -38,6 +38,7 @@ from pruning.masked import masked_copy
 from pruning.network import Network
 from pruning.onnx_export import write
 from pruning.patterns.masks import best_mask
+from pruning.program import program
 from pruning.slim import head_module
 from pruning.trace import trace
 
@@ -47,7 +48,8 @@ TILES = {
     "torchvision/mobilenet_v2": ("16x1", "64x1"),
 }
 DENSITIES = (Fraction(1, 2), Fraction(1, 4), Fraction(1, 8), Fraction(1, 16))
-RUNTIMES = {"onnxruntime": ort, "openvino": openvino}
+RUNTIMES = ("onnxruntime", "openvino", "torch_eager", "torch_compile")
+USUAL = ("onnxruntime", "openvino", "mkl_bsr")
 SIZE = 224
 MAX_CHOICE_PARAMETERS = 60_000_000
 """In larger networks every layer is lowered: choosing would hold many copies of their weights."""
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench lowering", description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(TILES))
     parser.add_argument("--tiles", nargs="+", help="tile shapes instead of each network's own")
-    parser.add_argument("--runtimes", nargs="+", choices=[*RUNTIMES, "mkl_bsr"], default=[*RUNTIMES, "mkl_bsr"])
+    parser.add_argument("--runtimes", nargs="+", choices=[*RUNTIMES, "mkl_bsr"], default=list(USUAL))
     parser.add_argument("--seconds", type=float, default=1.5, help="timed seconds of each network")
     parser.add_argument("--tolerance", type=float, default=1e-5)
     parser.add_argument("--seed", type=int, default=0)
@@ -117,32 +119,32 @@ def _timings(
     network: Network, masks: list[dict[str, Tensor]], images: Tensor, runtime: str, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Return times and errors of the lowered networks, one for each of `masks`, and of the dense one in the same run."""
-    where = RUNTIMES[runtime]
     try:
-        profile = where.local_profile(threads=1, batch=1)
-    except openvino.RuntimeAbsent as absent:
+        profile = named(runtime).profile(threads=1, batch=1)
+    except RuntimeAbsent as absent:
         none = {"dense_ms": None, "lowered_ms": None, "max_abs_error": None, "reason": str(absent)}
         return [none for _ in masks]
-    measure = latency_ms(where.measure_models, profile, seconds=options.seconds / 5)
+    measure = latency_ms(profile, seconds=options.seconds / 5)
     few = sum(parameter.numel() for parameter in network.module.parameters()) <= MAX_CHOICE_PARAMETERS
-    models, found = [write(network, 1).SerializeToString()], []
+    models, found = [program(network, write(network, 1))], []
     for one in masks:
         chosen = frozenset(set(one) - set(kept_dense(network, one)))
         if few and not options.quick:
-            chosen = choose(network, one, measure, layer_times_us(network, one, ort.local_profile(1, 1)))
+            chosen = choose(network, one, measure, layer_times_us(network, one, profile))
         sparse = _masked(network, one)
-        model = write(lower(sparse, {layer: one[layer] for layer in chosen}), 1).SerializeToString()
+        lowered = lower(sparse, {layer: one[layer] for layer in chosen})
+        model = program(lowered, write(lowered, 1))
         expected = copy.deepcopy(sparse.module).double()(images.double()).detach().numpy()
         errors = {
-            "max_abs_error": _error(model, runtime, images, expected),
-            "masked_error": _error(write(sparse, 1).SerializeToString(), runtime, images, expected),
+            "max_abs_error": _error(model, profile, images, expected),
+            "masked_error": _error(program(sparse, write(sparse, 1)), profile, images, expected),
         }
         models.append(model)
         found.append(errors | {"num_lowered": len(chosen), "num_masked": len(one)})
-    dense, *lowered = where.measure_models(models, profile, min_seconds=options.seconds)
+    dense, *timings = measure_models(models, profile, min_seconds=options.seconds)
     return [
         one | {"dense_ms": dense.p50_ms, "lowered_ms": timing.p50_ms, "busy": dense.busy or timing.busy}
-        for one, timing in zip(found, lowered, strict=True)
+        for one, timing in zip(found, timings, strict=True)
     ]
 
 
@@ -177,22 +179,15 @@ def _images(batch: int, seed: int) -> Tensor:
     return nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear") + fine / 2
 
 
-def _error(model: bytes, runtime: str, images: Tensor, expected: np.ndarray) -> float:
-    difference = np.abs(_logits(model, runtime, images.numpy()) - expected).max()
+def _error(model: Program, profile: DeviceProfile, images: Tensor, expected: np.ndarray) -> float:
+    logits = named(profile.runtime).outputs(model, profile, images.numpy())
+    difference = np.abs(logits - expected).max()
     return float(difference / max(1.0, np.abs(expected).max()))
 
 
 def _density(masks: dict[str, Tensor]) -> float:
     """Return the share of the masked layers' weights that stays; small layers have too few wide tiles to come near."""
     return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-
-
-def _logits(model: bytes, runtime: str, images: np.ndarray) -> np.ndarray:
-    if runtime == "openvino":
-        return openvino.outputs(model, 1, [images])[0]
-    options = session_options(ort.local_profile(1, 1))
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
 
 
 def _row(name: str, pattern: Pattern, runtime: str, timing: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Letters: i = input channels, o = output channels; a cell is a rectangle of chann
 measured.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -64,6 +64,19 @@ class Surface:
     def covers(self, c_in: int, c_out: int) -> bool:
         """Return whether the point is measured or lies between measured ones."""
         return not np.isnan(self.grid(np.array([c_in]), np.array([c_out]))[0, 0])
+
+    def at_least(self, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
+        """Return float64 [len(c_ins), len(c_outs)]: the least value measured with at least as many channels on both
+        sides; NaN where there is none.
+        """
+        points = np.array(list(self._values))
+        values = np.array(list(self._values.values()))
+        grid = np.full((len(c_ins), len(c_outs)), np.nan)
+        for row, c_in in enumerate(c_ins):
+            for column, c_out in enumerate(c_outs):
+                larger = values[(points[:, 0] >= c_in) & (points[:, 1] >= c_out)]
+                grid[row, column] = larger.min() if len(larger) else np.nan
+        return grid
 
     def _bilinear(self, cell: tuple[int, int, int, int], c_ins: np.ndarray, c_outs: np.ndarray) -> np.ndarray:
         low_i, high_i, low_o, high_o = cell

@@ -12,14 +12,16 @@ class DeviceProfile:
     hardware: str
     """CPU or GPU model with its core count, as the operating system names it."""
     runtime: str
-    """Runtime that executes the network: `onnxruntime`."""
+    """Runtime that executes the network: a name in `lut.measure.runtime.FILES`, or what another machine calls its own."""
     runtime_version: str
     threads: int
     """Threads the runtime may use inside one operator."""
     batch: int
     """Images per inference."""
     dtype: str = "fp32"
+    """`fp32` or `fp16`."""
     layout: str = "nchw"
+    """Layout of the maps a network is given: `nchw`, or `nhwc` (channels last)."""
 
     @property
     def fingerprint(self) -> str:

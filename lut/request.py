@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from lut.metadata import num_kept_in_runs
 from lut.pattern import Pattern
 from lut.signature import OpSignature
 
@@ -86,10 +87,14 @@ def num_macs(signature: OpSignature, c_in: int, c_out: int) -> int:
 
 
 def num_weights(signature: OpSignature, c_in: int, c_out: int) -> int:
-    """Return the numbers in the operator's weight tensor; 0 for an operator that has none. Errors as in `num_macs`."""
+    """Return the numbers in the operator's weight tensor; 0 for an operator that has none. Errors as in `num_macs`.
+
+    A weight that is masked but not lowered is as large as a dense one.
+    """
     taps = signature.kernel[0] * signature.kernel[1]
+    dense = not signature.pattern or not Pattern.parse(signature.pattern).lowerable
     match signature.kind:
-        case "conv" if not signature.pattern:
+        case "conv" | "linear" if dense:
             return c_in * c_out * taps // signature.groups
         case "conv" | "linear":
             return fan_in_groups(signature, c_in, c_out)[0] * c_out * taps
@@ -107,7 +112,10 @@ def fan_in_groups(signature: OpSignature, c_in: int, c_out: int) -> tuple[int, i
     """
     if not signature.pattern:
         return c_in // signature.groups, signature.groups
-    fitted = Pattern.parse(signature.pattern).fitted(c_in, c_out)
+    pattern = Pattern.parse(signature.pattern)
+    if not pattern.lowerable:
+        return num_kept_in_runs(pattern, c_in), 1
+    fitted = pattern.fitted(c_in, c_out)
     return fitted.num_kept_channels(c_in), c_out // fitted.tile_out
 
 

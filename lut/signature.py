@@ -71,18 +71,23 @@ class OpSignature:
     """
 
     pattern: str = ""
-    """`` for a dense layer; else the id of the lowerable `lut.pattern.Pattern` that a `conv` (groups 1) or a `linear` on
-    vectors keeps: a gather of each block-row's list of input channels and a convolution with one group a block-row
-    (method, section 4), fitted to (c_in, c_out). A strided 1x1 convolution without padding subsamples first.
+    """`` for a dense layer; else the id of the `lut.pattern.Pattern` that a `conv` (groups 1) or a `linear` on vectors
+    keeps.
+
+    A lowerable one is run as a gather of each block-row's list of input channels and a convolution with one group a
+    block-row (method, section 4), fitted to (c_in, c_out); a strided 1x1 convolution without padding subsamples first.
+    Element-wise N:M (`2:4`) is there for runtimes that have a product for it; on others it has no entry, and no credit.
     """
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a pattern that is none, or that this operator is never lowered with."""
+        """Raise ValueError for a pattern that is none, or that this operator never has."""
         if not self.pattern:
             return
         layer = self.kind == "conv" or (self.kind == "linear" and self.height * self.width == 1)
-        if not layer or self.groups != 1 or not Pattern.parse(self.pattern).lowerable:
-            raise ValueError(f"a {self.kind} is never lowered with pattern {self.pattern!r}")
+        pattern = Pattern.parse(self.pattern)
+        runs = pattern.lowerable or (pattern.tile_out == 0 and not pattern.is_dense)
+        if not layer or self.groups != 1 or not runs:
+            raise ValueError(f"a {self.kind} is never run with pattern {self.pattern!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values (tuples become lists)."""

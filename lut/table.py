@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,21 @@ from typing import Any
 import numpy as np
 
 from lut.calibrate import Calibration
+from lut.coarse import coarse_signature, is_free
+from lut.entry import Entries, Entry, entries_from_json, number, positive, profile_from_json, whole
 from lut.interpolate import Surface
 from lut.profile import DeviceProfile
 from lut.request import GridRequest
-from lut.signature import KINDS, OpSignature
+from lut.signature import OpSignature
+
+__all__ = ["SCHEMA_VERSION", "Entry", "LatencyTable", "LutMiss", "UnknownSchema"]
 
 SCHEMA_VERSION = 1
 _FEW_STAIRS = 4
+
+
+class UnknownSchema(ValueError):
+    """The file is a latency table of a schema that this version does not read."""
 
 
 class LutMiss(LookupError):
@@ -35,18 +43,6 @@ class LutMiss(LookupError):
         self.c_out = c_out
         where = f" on {profile.hardware} ({profile.runtime} {profile.runtime_version})" if profile else ""
         super().__init__(f"no latency for {signature.kind} {c_in} -> {c_out} of {signature}{where}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """Measured latency of one operator at one point."""
-
-    p50_us: float
-    p90_us: float
-    num_samples: int
-
-
-Entries = Mapping[OpSignature, Mapping[tuple[int, int], Entry]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +65,10 @@ class LatencyTable:
     """Relative scatter of a reference kernel timed throughout the measurement: no smaller difference means anything."""
     seconds: float = 0.0
     """Wall time spent on measuring."""
+    coarse: bool = False
+    """True for a table whose key says less than a signature (`lut.coarse`): convolutions are looked up by what it says,
+    counts it lacks cost what the cheapest measured point with at least as many channels does, all else is free.
+    """
     schema_version: int = SCHEMA_VERSION
     _surfaces: dict[OpSignature, Surface] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -85,18 +85,27 @@ class LatencyTable:
         """Return `latency_us` for all pairs: float64 [len(c_ins), len(c_outs)]. Raises LutMiss for the first pair not
         covered.
         """
+        values = self.covered_us(signature, c_ins, c_outs)
+        if np.isnan(values).any():
+            i, j = np.argwhere(np.isnan(values))[0]
+            raise LutMiss(signature, int(c_ins[i]), int(c_outs[j]), self.profile)
+        return values
+
+    def covered_us(self, signature: OpSignature, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
+        """Return what `grid_us` does, and NaN where the table does not cover a pair."""
+        if self.coarse and is_free(signature):
+            return np.zeros((len(c_ins), len(c_outs)))
         surface = self._surface(signature)
         if surface is None:
-            raise LutMiss(signature, int(c_ins[0]), int(c_outs[0]), self.profile)
+            return np.full((len(c_ins), len(c_outs)), np.nan)
         values = surface.grid(np.asarray(c_ins), np.asarray(c_outs))
         ends = [
             self._stair_ends(counts, measured) for counts, measured in zip((c_ins, c_outs), surface.axes, strict=True)
         ]
         at_ends = surface.grid(*ends)
         values = np.where(np.isnan(values) | np.isnan(at_ends), values, at_ends)
-        if np.isnan(values).any():
-            i, j = np.argwhere(np.isnan(values))[0]
-            raise LutMiss(signature, int(c_ins[i]), int(c_outs[j]), self.profile)
+        if self.coarse and np.isnan(values).any():
+            values = np.where(np.isnan(values), surface.at_least(c_ins, c_outs), values)
         return self.scale * values
 
     def diagonal_us(self, signature: OpSignature, channels: Sequence[int]) -> np.ndarray:
@@ -114,10 +123,10 @@ class LatencyTable:
     def merge(self, other: "LatencyTable") -> "LatencyTable":
         """Return a table with the entries of both; where both measured a point, `other`'s stays (the newer one).
 
-        Step and calibration are `other`'s where it has any. Raises ValueError when the profiles differ.
+        Step and calibration are `other`'s where it has any. Raises ValueError when the profiles differ, or the keys.
         """
-        if other.profile != self.profile:
-            raise ValueError("tables of different device profiles cannot be merged")
+        if other.profile != self.profile or other.coarse != self.coarse:
+            raise ValueError("tables of different device profiles or keys cannot be merged")
         entries = {signature: dict(points) for signature, points in self.entries.items()}
         for signature, points in other.entries.items():
             entries.setdefault(signature, {}).update(points)
@@ -130,6 +139,7 @@ class LatencyTable:
             offset_us=fitted.offset_us,
             noise=other.noise if other.entries else self.noise,
             seconds=self.seconds + other.seconds,
+            coarse=self.coarse,
         )
 
     def calibrated(self, calibration: Calibration) -> "LatencyTable":
@@ -155,6 +165,17 @@ class LatencyTable:
         """Measured points over all signatures."""
         return sum(len(points) for points in self.entries.values())
 
+    def figures(self) -> dict[str, Any]:
+        """Return what a registry keeps of a table beside its file."""
+        return {
+            "profile": asdict(self.profile),
+            "num_entries": self.num_entries,
+            "num_signatures": len(self.entries),
+            "step": self.step,
+            "noise": self.noise,
+            "seconds": self.seconds,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return the table as JSON values; `from_json` gives an equal table back."""
         head = {
@@ -167,6 +188,7 @@ class LatencyTable:
             }
             for signature, points in sorted(self.entries.items())
         ]
+        head |= {"coarse": True} if self.coarse else {}
         return head | {"profile": asdict(self.profile), "entries": rows}
 
     @classmethod
@@ -175,30 +197,34 @@ class LatencyTable:
         if not isinstance(data, dict):
             raise ValueError("a latency table is a JSON object")
         if data.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(
-                f"latency table schema {data.get('schema_version')!r}: this version reads {SCHEMA_VERSION}"
-            )
+            given = f"{data.get('schema_version')!r:.40}"
+            raise UnknownSchema(f"latency table schema {given}: this version reads {SCHEMA_VERSION}")
         try:
             return cls(
-                profile=_profile(data["profile"]),
-                entries=_entries(data["entries"]),
-                step=_whole(data["step"], "step"),
-                scale=_positive(data["scale"], "scale"),
-                offset_us=_number(data["offset_us"], "offset_us"),
-                noise=_number(data["noise"], "noise", least=0.0),
-                seconds=_number(data["seconds"], "seconds", least=0.0),
+                profile=profile_from_json(data["profile"]),
+                entries=entries_from_json(data["entries"]),
+                step=whole(data["step"], "step"),
+                scale=positive(data["scale"], "scale"),
+                offset_us=number(data["offset_us"], "offset_us"),
+                noise=number(data["noise"], "noise", least=0.0),
+                seconds=number(data["seconds"], "seconds", least=0.0),
+                coarse=data.get("coarse") is True,
             )
         except KeyError as missing:
             raise ValueError(f"latency table lacks the field {missing}") from None
         except (TypeError, AttributeError) as wrong:
             raise ValueError(f"latency table is malformed: {wrong}") from None
 
+    def to_bytes(self) -> bytes:
+        """Return the table as a JSON file's content; equal tables give equal bytes."""
+        return json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False).encode()
+
     def save(self, path: Path) -> None:
         """Write the table as JSON, whole or not at all."""
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(self.to_json(), file, separators=(",", ":"), allow_nan=False)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self.to_bytes())
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(path)
@@ -222,13 +248,14 @@ class LatencyTable:
         return np.array([c if c in measured or c < self.step else -(-int(c) // self.step) * self.step for c in counts])
 
     def _surface(self, signature: OpSignature) -> Surface | None:
-        if signature not in self._surfaces and self.entries.get(signature):
-            self._surfaces[signature] = Surface(
-                {point: entry.p50_us for point, entry in self.entries[signature].items()}
-            )
-        return self._surfaces.get(signature)
+        key = coarse_signature(signature) if self.coarse else signature
+        if key not in self._surfaces and self.entries.get(key):
+            self._surfaces[key] = Surface({point: entry.p50_us for point, entry in self.entries[key].items()})
+        return self._surfaces.get(key)
 
     def _covers(self, request: GridRequest) -> bool:
+        if self.coarse:
+            return self._answers(request)
         surface = self._surface(request.signature)
         if surface is None:
             return False
@@ -236,63 +263,12 @@ class LatencyTable:
             return all(surface.covers(c, c) for c in request.c_ins)
         return not np.isnan(surface.grid(np.array(request.c_ins), np.array(request.c_outs))).any()
 
-
-def _profile(data: dict[str, Any]) -> DeviceProfile:
-    profile = DeviceProfile(**data)
-    if not all(
-        isinstance(value, int if name in ("threads", "batch") else str) for name, value in asdict(profile).items()
-    ):
-        raise ValueError("the device profile has a field of the wrong type")
-    return profile
-
-
-def _entries(rows: list[dict[str, Any]]) -> dict[OpSignature, dict[tuple[int, int], Entry]]:
-    if not isinstance(rows, list):
-        raise ValueError("entries of a latency table are a list")
-    entries: dict[OpSignature, dict[tuple[int, int], Entry]] = {}
-    for row in rows:
-        signature = _signature(row["signature"])
-        points = entries.setdefault(signature, {})
-        for point in row["points"]:
-            if not isinstance(point, list) or len(point) != 5:
-                raise ValueError("a point is [c_in, c_out, p50_us, p90_us, num_samples]")
-            key = _whole(point[0], "c_in"), _whole(point[1], "c_out")
-            points[key] = Entry(
-                p50_us=_positive(point[2], "p50_us"),
-                p90_us=_positive(point[3], "p90_us"),
-                num_samples=_whole(point[4], "num_samples"),
-            )
-    return entries
-
-
-def _signature(data: dict[str, Any]) -> OpSignature:
-    signature = OpSignature.from_json(data)
-    pairs = (signature.kernel, signature.stride, signature.padding, signature.dilation)
-    numbers = [signature.height, signature.width, signature.groups, *(n for pair in pairs for n in pair)]
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
-    flags = (
-        isinstance(signature.bias, bool)
-        and isinstance(signature.residual, bool)
-        and isinstance(signature.activation, str)
-    )
-    if signature.kind not in KINDS or not whole or not flags or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"not an operator signature: {data}")
-    return signature
-
-
-def _number(value: object, name: str, *, least: float = -math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
-        raise ValueError(
-            f"{name} must be a number{'' if least == -math.inf else f' of at least {least:g}'}, got {value!r}"
-        )
-    return float(value)
-
-
-def _positive(value: object, name: str) -> float:
-    return _number(value, name, least=1e-6)
-
-
-def _whole(value: object, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return value
+    def _answers(self, request: GridRequest) -> bool:
+        try:
+            if request.paired:
+                self.diagonal_us(request.signature, request.c_ins)
+            else:
+                self.grid_us(request.signature, request.c_ins, request.c_outs)
+        except LutMiss:
+            return False
+        return True

@@ -64,9 +64,18 @@ class Targets:
     """Rows of the dense network's outputs; the network runs again for each part of them that fits in memory."""
 
     def __init__(
-        self, module: fx.GraphModule, wanted: Sequence[Wanted], images: Tensor, seed: int, memory_bytes: int
+        self,
+        module: fx.GraphModule,
+        wanted: Sequence[Wanted],
+        images: Tensor,
+        seed: int,
+        memory_bytes: int,
+        *,
+        hold: bool = False,
     ) -> None:
+        """With `hold`, rows stay for the next network that is repaired on these images: of all layers, whatever `memory_bytes` is."""
         self.module = module
+        self.hold = hold
         self.images = images
         self.seed = seed
         self.max_values = memory_bytes // 4
@@ -78,10 +87,12 @@ class Targets:
     def take(self, layer: str) -> tuple[list[Tensor], list[Tensor | None]]:
         """Return, for each chunk, target rows float32 [r, o] and the positions int64 [b, p] they were read at.
 
-        Layers must be taken in the order of `wanted`; rows are let go once taken.
+        Layers must be taken in the order of `wanted`; rows are let go once taken, unless they are held.
         """
-        if layer not in self.rows:
+        while layer not in self.rows:
             self._compute_next()
+        if self.hold:
+            return self.rows[layer], self.positions[layer]
         return self.rows.pop(layer), self.positions.pop(layer)
 
     def keep(self, wanted: Wanted, value: Tensor, begin: int) -> None:

@@ -93,7 +93,7 @@ class Distiller:
         masks: Masks = UNMASKED,
     ) -> None:
         self.start = student
-        self.train, self.options = train, options
+        self.train, self.options, self.masks = train, options, masks
         self.student = replace(student, module=_private(student.module))
         self.teacher = replace(teacher, module=_private(teacher.module))
         self.masking = MaskedTraining(self.student, masks, mode=options.mask_mode)
@@ -137,6 +137,13 @@ class Distiller:
         self.student.module.load_state_dict(self.start.module.state_dict())
         self.masking.apply()
         self.optimizer = self._optimizer()
+
+    def unmasked(self) -> dict[str, Tensor]:
+        """Return the student's state, masked weights with the values they have behind their mask."""
+        state = state_of(self.student.module)
+        for name, behind in self.masking.state_dict().items():
+            state[f"{name}.weight"] = torch.where(self.masks[name], state[f"{name}.weight"], behind).contiguous()
+        return state
 
     def set_precision(self, precision: str) -> None:
         """Train in this precision, in the memory layout that suits it."""
@@ -208,6 +215,13 @@ class Distiller:
 def _lowest(losses: dict[float, float]) -> float:
     """Return the rate with the lowest finite loss; the first one when none is finite."""
     return min(losses, key=lambda rate: losses[rate] if math.isfinite(losses[rate]) else math.inf)
+
+
+def state_of(module: fx.GraphModule) -> dict[str, Tensor]:
+    """Return a copy of parameters and buffers, in the plain memory layout."""
+    return {
+        name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in module.state_dict().items()
+    }
 
 
 def _private(module: fx.GraphModule) -> fx.GraphModule:

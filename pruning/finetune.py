@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from pruning.data import Split
-from pruning.distill import UNMASKED, Distiller, FinetuneOptions, schedule
+from pruning.distill import UNMASKED, Distiller, FinetuneOptions, schedule, state_of
 from pruning.evaluate import Accuracy, accuracy_of, logits
 from pruning.masked import Masks, masked_copy
 from pruning.network import Network
@@ -155,7 +155,6 @@ class _Trainer:
     ) -> None:
         self.distiller = Distiller(student, teacher, train, options, masks)
         self.start, self.train, self.selection, self.options = student, train, selection, options
-        self.masks = masks
         self.steps_per_epoch = math.ceil(len(train) / options.batch_size)
         self.began = time.perf_counter()
         self.fingerprint = _fingerprint(student, train, selection, options, masks)
@@ -176,7 +175,7 @@ class _Trainer:
             num_planned=max(1, min(self.options.max_epochs, int(left_s / epoch_s))),
             history=[self._metrics(0, float("nan"), start)],
             best_epoch=0,
-            best=_copy_of(self.start.module),
+            best=state_of(self.start.module),
         )
 
     def resume(self, saved: dict[str, Any]) -> _Run:
@@ -221,15 +220,7 @@ class _Trainer:
         run.history.append(self._metrics(epoch, sum(losses) / len(losses), now))
         best = run.history[run.best_epoch]
         if not run.diverged and (now.overall, -now.loss) > (best.accuracy, -best.loss):
-            run.best_epoch, run.best = epoch, self._unmasked()
-
-    def _unmasked(self) -> dict[str, Tensor]:
-        """Return the student's state, masked weights with the values they have behind their mask."""
-        state = _copy_of(self.distiller.student.module)
-        for name, behind in self.distiller.masking.state_dict().items():
-            weight = state[f"{name}.weight"]
-            weight.copy_(torch.where(self.masks[name], weight, behind))
-        return state
+            run.best_epoch, run.best = epoch, self.distiller.unmasked()
 
     def _metrics(self, epoch: int, train_loss: float, now: Accuracy) -> EpochMetrics:
         return EpochMetrics(
@@ -242,19 +233,13 @@ class _Trainer:
         )
 
 
-def _copy_of(module: fx.GraphModule) -> dict[str, Tensor]:
-    return {
-        name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in module.state_dict().items()
-    }
-
-
 def _fingerprint(student: Network, train: Split, selection: Split, options: FinetuneOptions, masks: Masks) -> str:
     """Return a digest of what makes a run: options, splits, masks and the weights it starts from."""
     recipe = {**asdict(options), "max_minutes": None, "version": CHECKPOINT_VERSION}
     digest = hashlib.sha256(repr(sorted(recipe.items())).encode())
     for split in (train, selection):
         digest.update(split.index.tobytes() + split.labels.tobytes())
-    for name, value in sorted(_copy_of(student.module).items()):
+    for name, value in sorted(state_of(student.module).items()):
         digest.update(name.encode() + value.numpy().tobytes())
     for name, mask in sorted(masks.items()):
         digest.update(name.encode() + mask.numpy().tobytes())

@@ -31,3 +31,13 @@ def format_short(value: float | None) -> str:
     scaled = value / 1000**power
     text = f"{scaled:.0f}" if scaled >= 100 else f"{scaled:.3g}"
     return f"{text} {UNITS[power]}".strip()
+
+
+def format_figure(value: float | None) -> str:
+    """Return a number to three significant digits, thousands apart: 0.0312, 4.09, 8,530."""
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def format_times(value: float | None, divisor: float = 1.0) -> str:
+    """Return a ratio, `value / divisor`, as 3.05×, or a dash where there is none."""
+    return "–" if value is None or not divisor else f"{value / divisor:.2f}×"

@@ -67,6 +67,7 @@ def reconstruct(
     masks: Masks | None = None,
     seed: int = 0,
     memory_bytes: int = MEMORY_BYTES,
+    targets: Targets | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Reconstruction:
     """Return a copy of `slimmed` whose layers were solved again to give what the dense layers give on `images`.
@@ -84,6 +85,8 @@ def reconstruct(
         masks: weights of `slimmed` that stay; layers without a mask keep all. Raises ValueError for a wrong shape.
         seed: of the sampled positions, 64 an image.
         memory_bytes: bound on the activations held at a time; fewer images are used where it would be passed.
+        targets: the dense network's rows on these very images for (at least) the layers repaired here, held from network to network;
+            left out, the dense network runs again.
     """
     start = time.perf_counter()
     network = replace(slimmed, module=copy.deepcopy(slimmed.module).eval())
@@ -93,8 +96,9 @@ def reconstruct(
     modules = dict(network.module.named_modules())
     fits: list[LayerFit] = []
     with torch.inference_mode():
-        images = images[: _num_affordable(network.module, images, memory_bytes)]
-        targets = Targets(dense.module, [task.wanted for task in tasks.values()], images, seed, memory_bytes // 2)
+        if targets is None:
+            images = images[: _num_affordable(network.module, images, memory_bytes)]
+            targets = Targets(dense.module, [task.wanted for task in tasks.values()], images, seed, memory_bytes // 2)
         runner = NodeRunner(network.module, images)
         for done, node in enumerate(runner.nodes()):
             if node in tasks:

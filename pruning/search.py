@@ -78,16 +78,19 @@ def search(
     budget_ms: float,
     others_ms: Sequence[float] = (),
     max_attempts: int = MAX_ATTEMPTS,
+    start: Corrections = (),
+    known: Sequence[Attempt] = (),
     on_attempt: Callable[[Attempt], None] = lambda attempt: None,
 ) -> Search:
     """Return the plan of most value whose network was measured within `budget_ms`, and `others_ms` on further devices.
 
     `build(corrections)` gives the problem with every latency multiplied; `measure` gives the network a plan describes its p50 and
-    p90 on every device. Every plan is checked without the solver; one over its budget raises `pruning.check.PlanError`.
+    p90 on every device. `start` are corrections that another search ended under; what its attempts (`known`, of the same units) decided
+    alike is not measured again. Every plan is checked without the solver; one over its budget raises `pruning.check.PlanError`.
     """
     attempts: list[Attempt] = []
     too_slow, fits = 0.0, math.inf
-    corrections: Corrections = (1.0,) * (1 + len(others_ms))
+    corrections: Corrections = start or (1.0,) * (1 + len(others_ms))
     for _ in range(max_attempts):
         problem = build(corrections)
         plan = solve(problem)
@@ -97,7 +100,7 @@ def search(
                 break
         else:
             check(problem, plan)
-            attempt = _try(plan, corrections, measure, attempts)
+            attempt = _try(plan, corrections, measure, [*attempts, *known])
             attempts.append(attempt)
             on_attempt(attempt)
             met = _met(attempt.others_ms, others_ms)

@@ -154,12 +154,6 @@ def build_problem(
     )
 
 
-def predicted_us(operators: Iterable[Operator], widths: Widths, table: LatencyTable) -> float:
-    """Return the table's latency of the network at the given widths, in microseconds. Raises `lut.table.LutMiss`."""
-    counts = ((o.signature, o.c_in.at(widths), o.c_out.at(widths)) for o in operators)
-    return table.predict_us((signature, c_in, c_out) for signature, c_in, c_out in counts if c_in and c_out)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Pricer:
     """Turns one operator into a `Layer`."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import quote
 
 from secateur.errors import JobCancelled, JobFailed, UnexpectedAnswer, UsageError
@@ -14,10 +14,8 @@ from secateur.jobs import Job, job_spec
 from secateur.schemas import (
     Artifact,
     Dataset,
-    Device,
     JobEvent,
     JobStatus,
-    Lut,
     Model,
     Page,
     Preflight,
@@ -25,14 +23,13 @@ from secateur.schemas import (
     PruneJobCreate,
 )
 from secateur.sse import follow
+from secateur.tables import Tables
 from secateur.transport import INSPECT_TIMEOUT_S, Transport
-
-T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8117"
 
 
-class Client(AbstractContextManager["Client"]):
+class Client(Tables, AbstractContextManager["Client"]):
     """Talks to one Secateur server. Use it as a context manager, or call `close`.
 
     Every method raises `ApiError` when the service refuses and `ConnectionFailed` when it cannot be reached.
@@ -117,16 +114,6 @@ class Client(AbstractContextManager["Client"]):
     def datasets(self) -> Iterator[Dataset]:
         """Iterate over the datasets, newest first."""
         return self._pages("/v1/datasets", Page[Dataset])
-
-    # Devices and latency tables
-
-    def devices(self) -> Iterator[Device]:
-        """Iterate over the devices the service can measure on."""
-        return self._pages("/v1/devices", Page[Device])
-
-    def luts(self) -> Iterator[Lut]:
-        """Iterate over the latency tables."""
-        return self._pages("/v1/luts", Page[Lut])
 
     # Jobs
 
@@ -257,15 +244,6 @@ class Client(AbstractContextManager["Client"]):
 
     def _state(self, job_id: str) -> PruneJob:
         return self._transport.get(_job_path(job_id), PruneJob)
-
-    def _pages(self, path: str, kind: type[Page[T]], params: Mapping[str, Any] | None = None) -> Iterator[T]:
-        cursor: str | None = None
-        while True:
-            page = self._transport.get(path, kind, params={**(params or {}), "cursor": cursor})
-            yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return
 
 
 def _job_path(job_id: str) -> str:

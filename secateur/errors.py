@@ -14,6 +14,7 @@
 Every message is a sentence for people; the attributes are for programs.
 """
 
+from secateur.lut_schemas import LutBuild
 from secateur.schemas import Problem, PruneJob
 
 
@@ -78,7 +79,7 @@ class ChecksumMismatch(SecateurError):
 class JobFailed(SecateurError):
     """The job ended as failed."""
 
-    def __init__(self, job: PruneJob) -> None:
+    def __init__(self, job: PruneJob | LutBuild) -> None:
         """`job` is its last state."""
         reason = f"{job.failure.detail} ({job.failure.code})" if job.failure else "no reason was given"
         super().__init__(f"job {job.id} failed: {reason}")
@@ -88,7 +89,7 @@ class JobFailed(SecateurError):
 class JobCancelled(SecateurError):
     """The job was cancelled before it ended."""
 
-    def __init__(self, job: PruneJob) -> None:
+    def __init__(self, job: PruneJob | LutBuild) -> None:
         """`job` is its last state."""
         super().__init__(f"job {job.id} was cancelled")
         self.job = job

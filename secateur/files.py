@@ -127,6 +127,12 @@ def save_checked(
         part.unlink(missing_ok=True)
 
 
+def save_whole(content: bytes, target: Path) -> Path:
+    """Write `content` to `target`, whole or not at all, and return the path."""
+    save_checked([content], target, sha256=hashlib.sha256(content).hexdigest())
+    return target
+
+
 def has_sha256(path: Path, sha256: str) -> bool:
     """Return whether `path` is a file with this SHA-256."""
     if not path.is_file():

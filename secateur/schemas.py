@@ -32,9 +32,12 @@ class JobStatus(StrEnum):
 
 
 Outcome = Literal["budget_met", "budget_missed", "infeasible"]
-Saliency = Literal["squared_taylor", "bn_taylor", "cass"]
-Solver = Literal["secateur", "halp", "uniform", "magnitude", "random", "cp_sat"]
+Saliency = Literal["squared_taylor", "bn_taylor", "cass", "other_classes", "magnitude", "random"]
+Solver = Literal["secateur", "halp", "crisp", "uniform", "magnitude", "random", "cp_sat"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+PatternChoices = list[Annotated[str, Field(pattern=r"^(2:4|[1-9]\d{0,3}x[1-9]\d{0,3}@[1-9]\d{0,3}/[1-9]\d{0,3})$")]]
+PATTERN_CHOICES = ["64x1@1/2", "64x1@1/4", "32x1@1/2", "32x1@1/4"]
+RuntimeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
 Threads = Annotated[int, Field(ge=1, le=256)]
 Batch = Annotated[int, Field(ge=1, le=1024)]
 BudgetMs = Annotated[float, Field(gt=0, lt=1e7)]
@@ -101,35 +104,6 @@ class Dataset(Wire):
     created_at: datetime
 
 
-class Device(Wire):
-    """A device the service can measure on."""
-
-    id: str
-    name: str
-    hardware: str
-    runtime: str
-    runtime_version: str
-    created_at: datetime
-
-
-class Lut(Wire):
-    """One latency table: a profile, how many entries it holds and how far it can be trusted."""
-
-    id: str
-    device_id: str
-    profile: dict[str, Any]
-    fingerprint: str
-    num_entries: int
-    num_signatures: int
-    step: int
-    """Stair width read from the table: channels are offered in multiples of it."""
-    noise: float
-    """Relative spread (p90 - p50) / p50 of the reference kernel while the table was measured."""
-    seconds: float
-    created_at: datetime
-    updated_at: datetime
-
-
 class FinetuneOptions(Wire):
     """How the slimmed network is trained."""
 
@@ -143,10 +117,25 @@ class FinetuneOptions(Wire):
     """Weight of the dense network's soft labels; the rest is cross entropy with the true labels."""
 
 
+class ScheduleOptions(Wire):
+    """How a network gets from dense to its plan."""
+
+    mode: Literal["one_shot", "gradual"] = "one_shot"
+    """`gradual`: in steps whose budgets fall from the dense latency to the job's, scored anew and trained a little in between; what
+    went never returns. With `solver` "halp" and `saliency` "bn_taylor" it is the paper's, with `patterns` "only" masks nest."""
+    steps: int = Field(default=8, ge=2, le=100)
+    """Of a gradual job; the paper of HALP takes 30."""
+    batches: int = Field(default=40, ge=0, le=10_000)
+    """Mini-batches of training between two steps, where `finetune.mode` is `full`."""
+
+
 class Budgeted(Wire):
     """A device and what one batch may take on it."""
 
     device: Name = "local"
+    runtime: RuntimeName | None = None
+    """What runs the network there: `onnxruntime`, `openvino`, `torch_eager`, `torch_compile`, `torch_cuda`...; null for
+    `onnxruntime`, and for whatever its newest table is of where the device is known by tables alone."""
     threads: Threads = 1
     batch: Batch = 1
     budget_ms: BudgetMs | None = None
@@ -186,18 +175,26 @@ class PruneJobCreate(Budgeted):
     solver: Solver = "secateur"
     """`secateur` is the optimal one; the others are there to be compared with it."""
     saliency: Saliency = "squared_taylor"
+    """`squared_taylor`, `bn_taylor` (HALP's), `cass` (CRISP's) and `magnitude` say what the classes of the job need; `other_classes` is
+    CASS on the classes of the data set that the job does not name, and `random` is chance: both are there to be compared with."""
+    schedule: ScheduleOptions = ScheduleOptions()
     head: Literal["slice", "mask", "full"] = "slice"
     patterns: Literal["none", "auto", "only"] = "none"
     """`auto`: the plan mixes narrow, masked and dense layers as the device pays; masks run as gather + grouped
     convolution. `only`: masks alone, every channel stays."""
-    pattern_choices: list[Annotated[str, Field(pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}@[1-9]\d{0,3}/[1-9]\d{0,3}$")]] = (
-        Field(default=["64x1@1/2", "64x1@1/4", "32x1@1/2", "32x1@1/4"], min_length=1, max_length=8)
-    )
-    """Masks on offer: `BxI@K/N` keeps K of every N tiles of B output by I input channels in each row of tiles."""
+    pattern_choices: PatternChoices = Field(default=PATTERN_CHOICES, min_length=1, max_length=8)
+    """Masks on offer: `BxI@K/N` keeps K of every N tiles of B output by I input channels in each row of tiles; `2:4` two
+    of every four weights, which pays on NVIDIA GPUs in half precision alone."""
     finetune: FinetuneOptions = FinetuneOptions()
     baselines: bool = True
     """Also report random-saliency and uniform-width plans at the same budget."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _crisp_masks_alone(self) -> Self:
+        if self.solver == "crisp" and self.patterns != "only":
+            raise ValueError("the solver crisp places masks alone: it wants patterns to be only")
+        return self
 
     @model_validator(mode="after")
     def _budgets_in_the_unit(self) -> Self:
@@ -212,6 +209,15 @@ class Failure(Wire):
     code: str
     detail: str
     errors: list[ErrorDetail] = []
+
+
+class TableUse(Wire):
+    """A version of a latency table that a job used."""
+
+    name: str
+    """Name of its file among the job's."""
+    lut_id: str
+    version: int
 
 
 class PruneJob(Wire):
@@ -231,6 +237,8 @@ class PruneJob(Wire):
     """Headline figures of the report, once there are any: budget_ms, dense_ms, measured_ms, min_achievable_ms,
     accuracy_dense, accuracy..."""
     failure: Failure | None
+    tables: list[TableUse] = []
+    """Latency tables it plans with, each in the version it was given or made."""
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -248,7 +256,8 @@ class JobEvent(Wire):
 
 
 class Artifact(Wire):
-    """A file a job left: `model.onnx`, `model.safetensors`, `plan.json`, `report.json`, `report.html`, `table.json`."""
+    """A file a job left: `model.onnx`, `model.safetensors`, `plan.json`, `report.json`, `report.html`, `table.json`, and with masks
+    `model.compact.safetensors`."""
 
     name: str
     sha256: str

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from secateur.errors import ApiError, ConnectionFailed, UnexpectedAnswer, WaitTimeout
-from secateur.schemas import JobEvent, JobStatus, PruneJob
+from secateur.schemas import JobEvent, JobStatus, Wire
 from secateur.transport import Transport
 
 SILENCE_S = 45.0
@@ -14,6 +14,12 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 GATEWAY_ERRORS = (429, 502, 503, 504)
 """Answers that mean "not now": worth another try."""
+
+
+class _State(Wire):
+    """What every kind of job has."""
+
+    status: JobStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +73,21 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def follow(
-    transport: Transport, job_id: str, *, after: int, patience_s: float, timeout_s: float | None
+    transport: Transport,
+    job_id: str,
+    *,
+    after: int,
+    patience_s: float,
+    timeout_s: float | None,
+    root: str = "/v1/prune-jobs",
 ) -> Iterator[JobEvent]:
-    """Yield the events of a job with an id above `after`, each once and in order, until the job has ended.
+    """Yield the events of a job below `root` with an id above `after`, each once and in order, until the job has ended.
 
     A stream that breaks is opened again where it stopped (`Last-Event-ID`), with growing pauses.
 
     Raises `ConnectionFailed` after `patience_s` seconds without a sign of life, `WaitTimeout` after `timeout_s`.
     """
+    path = f"{root}/{job_id}"
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     last = after
     alive_at = time.monotonic()
@@ -83,15 +96,15 @@ def follow(
     while True:
         opened_at = last
         try:
-            for event in _stream(transport, job_id, last, deadline):
+            for event in _stream(transport, path, last, deadline):
                 alive_at, pause_s = time.monotonic(), FIRST_PAUSE_S
                 if event is not None and event.id > last:
                     last, newest = event.id, event
                     yield event
-                elif event is None and newest and _says_ended(newest) and _has_ended(transport, job_id):
+                elif event is None and newest and _says_ended(newest) and _has_ended(transport, path):
                     return
                 _check(deadline, job_id, timeout_s)
-            if (last == opened_at or (newest and _says_ended(newest))) and _has_ended(transport, job_id):
+            if (last == opened_at or (newest and _says_ended(newest))) and _has_ended(transport, path):
                 return
         except (ConnectionFailed, ApiError) as error:
             _check(deadline, job_id, timeout_s)
@@ -103,11 +116,11 @@ def follow(
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def _stream(transport: Transport, job_id: str, after: int, deadline: float | None) -> Iterator[JobEvent | None]:
+def _stream(transport: Transport, path: str, after: int, deadline: float | None) -> Iterator[JobEvent | None]:
     """Yield what one connection brings: events, and None for each heartbeat."""
     silence_s = SILENCE_S if deadline is None else max(0.05, min(SILENCE_S, deadline - time.monotonic()))
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", "Last-Event-ID": str(after)}
-    with transport.stream(f"/v1/prune-jobs/{job_id}/events", headers=headers, timeout_s=silence_s) as response:
+    with transport.stream(f"{path}/events", headers=headers, timeout_s=silence_s) as response:
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise UnexpectedAnswer(str(response.url), "its events are not a text/event-stream")
         for message in parse(response.iter_bytes()):
@@ -119,8 +132,8 @@ def _says_ended(event: JobEvent) -> bool:
     return event.kind == "status" and event.data.get("status") in {str(status) for status in JobStatus if status.ended}
 
 
-def _has_ended(transport: Transport, job_id: str) -> bool:
-    return transport.get(f"/v1/prune-jobs/{job_id}", PruneJob).status.ended
+def _has_ended(transport: Transport, path: str) -> bool:
+    return transport.get(path, _State).status.ended
 
 
 def _check(deadline: float | None, job_id: str, timeout_s: float | None) -> None:

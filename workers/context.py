@@ -7,8 +7,8 @@ steps, which find it under `context.spec["results"][<step name>]`:
 
 * `summary`: a dict merged into the job's headline figures;
 * `outcome`: `budget_met`, `budget_missed` or `infeasible`; the last step that gives one decides;
-* `lut`: the output `table.json` is the device's latency table now; a dict with `profile` (fields of DeviceProfile),
-  `num_entries`, `num_signatures`, `step`, `noise` and `seconds`.
+* `luts`: outputs that are latency tables of this device; dicts with `file` (the output's name), `profile` (fields of
+  DeviceProfile), `num_entries`, `num_signatures`, `step`, `noise` and `seconds`. The registry merges them by entry.
 """
 
 import math
@@ -65,9 +65,10 @@ class StepContext:
         """Say which phase of the wire contract begins (`profiling`, `scoring`, ...)."""
         self.emit({"event": "phase", "phase": name})
 
-    def progress(self, fraction: float) -> None:
-        """Say how much of this step is done, 0 to 1; call it freely, the worker throttles."""
-        self.emit({"event": "progress", "fraction": min(1.0, max(0.0, float(fraction)))})
+    def progress(self, fraction: float, seconds_left: float | None = None) -> None:
+        """Say how much of this step is done, 0 to 1, and how long the rest will take; call it freely, the worker throttles."""
+        left = {} if seconds_left is None else {"seconds_left": max(0.0, float(seconds_left))}
+        self.emit({"event": "progress", "fraction": min(1.0, max(0.0, float(fraction))), **left})
 
     def log(self, text: str) -> None:
         """Add a line to the job's history."""

@@ -182,7 +182,7 @@ class Engine:
 
     async def _steps(self, job: JobView) -> None:
         results: dict[str, Mapping[str, Any]] = {}
-        for index, step in enumerate(self._runner.pipeline.steps):
+        for index, step in enumerate(self._runner.pipeline(job).steps):
             if not step.when(results):
                 continue
             answer = await DBOS.run_step_async(
@@ -207,8 +207,8 @@ class Engine:
         journal = self._runner.journal
         outcomes = [result["outcome"] for result in results.values() if result.get("outcome")]
         try:
-            if outcomes:
-                await asyncio.to_thread(journal.succeed, job, outcomes[-1])
+            if outcomes or job.kind != "prune":
+                await asyncio.to_thread(journal.succeed, job, outcomes[-1] if outcomes else None)
             else:
                 await asyncio.to_thread(journal.fail, job, "internal_error", "No step gave the job an outcome.", {})
         except (Fenced, JobCancelled) as error:

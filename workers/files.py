@@ -10,3 +10,5 @@ def known(table: str) -> str:
 
 
 KNOWN_TABLES = tuple(known(table) for table in TABLES)
+COMPACT = "model.compact.safetensors"
+"""Weights of a network with masks, packed (`pruning.storage`)."""

@@ -1,41 +1,65 @@
-"""Checks of uploads and of jobs before they are stored: which body runs, with which files."""
+"""Checks of uploads and of jobs before they are stored, and looks into tables: which body runs, with which files."""
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from workers.process import Ending
 from workers.runner import Runner
 
-BODIES = {"model": "inspect_model", "dataset": "inspect_dataset", "job": "preflight"}
-FILES = {"model": "model", "dataset": "dataset.zip"}
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """One kind of inspection."""
+
+    body: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name of each file that is placed, by the key of the payload that holds its SHA-256; a key may be left out."""
+    outputs: tuple[str, ...] = ()
+    """Files that it may leave, kept for whoever asked."""
+
+
+INSPECTIONS = {
+    "model": Inspection(body="inspect_model", files={"blob_sha256": "model"}),
+    "dataset": Inspection(body="inspect_dataset", files={"blob_sha256": "dataset.zip"}),
+    "job": Inspection(body="preflight"),
+    "lut": Inspection(
+        body="inspect_lut", files={"blob_sha256": "upload", "known_sha256": "known_table.json"}, outputs=("table.json",)
+    ),
+    "lut_file": Inspection(body="render_lut", files={"blob_sha256": "table.json"}, outputs=("file",)),
+    "lut_pair": Inspection(body="compare_luts", files={"a_sha256": "a.json", "b_sha256": "b.json"}),
+}
 
 
 async def inspect(runner: Runner, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return `{"ok": ...}` with what the body found, or `{"problem": {"status", "code", "detail", "errors"}}`.
 
-    `kind` is `model`, `dataset` (the payload names the uploaded blob) or `job` (the payload holds the job's spec).
+    The payload names blobs, or holds a job's spec; the body finds it under its `kind`.
     """
-    if kind not in BODIES:
+    inspection = INSPECTIONS.get(kind)
+    if inspection is None:
         return _problem(422, "unknown_inspection", f"There is no inspection of kind {kind!r}.")
     try:
-        spec, inputs = await asyncio.to_thread(_prepare, runner, kind, payload)
+        spec, inputs = await asyncio.to_thread(_prepare, runner, kind, inspection, payload)
     except LookupError as error:
         return _problem(404, "not_found", str(error.args[0]))
-    ending = await runner.run_inspection(BODIES[kind], spec, inputs)
+    ending = await runner.run_inspection(inspection.body, spec, inputs, inspection.outputs)
     if ending.result is not None:
         return {"ok": ending.result}
     return _refusal(ending)
 
 
-def _prepare(runner: Runner, kind: str, payload: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _prepare(
+    runner: Runner, kind: str, inspection: Inspection, payload: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
     if kind == "job":
         view = runner.journal.preflight_view(payload["spec"], runner.profile)
         return {**view.spec, "results": {}}, view.inputs
-    sha256 = payload["blob_sha256"]
-    if not runner.blobs.exists(sha256):
+    inputs = {name: payload[key] for key, name in inspection.files.items() if payload.get(key)}
+    if not all(runner.blobs.exists(sha256) for sha256 in inputs.values()):
         raise LookupError("the uploaded file is not stored on this machine")
-    return {kind: dict(payload), "limits": runner.journal.limits}, {FILES[kind]: sha256}
+    return {kind: dict(payload), "limits": runner.journal.limits}, inputs
 
 
 def _refusal(ending: Ending) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 
 from app.store.blobs import Blob, BlobStore
 from app.store.models import PruneJobRow
-from app.store.repositories import Artifacts, Events, Holds, Jobs, Luts
+from app.store.repositories import Artifacts, Events, Holds, Jobs, Moved
 from app.store.sessions import Database
 from lut.profile import DeviceProfile
 from secateur.schemas import JobStatus
 from workers.step import Output
+from workers.tables import Proposal, joined, propose, tell_table
 from workers.view import JobView, make_view
 
 DATABASE_PATIENCE_S = 60.0
@@ -91,7 +92,9 @@ class Journal:
             row = jobs.get(job_id)
             assert row is not None
             try:
-                return self._view(session, row, profile)
+                view = self._view(session, row, profile)
+                jobs.set_tables(job_id, view.tables)
+                return view
             except LookupError as error:
                 jobs.fail(job_id, code="input_gone", detail=str(error.args[0]))
                 return None
@@ -100,7 +103,7 @@ class Journal:
         """Return a view of a job that was not submitted; raises LookupError when its model or dataset is gone."""
         with self._database.read() as session:
             row = PruneJobRow(
-                id="preflight", workflow_id="", attempt=1, spec=dict(spec),
+                id="preflight", kind="prune", workflow_id="", attempt=1, spec=dict(spec),
                 model_id=spec["model_id"], dataset_id=spec["dataset_id"],
             )  # fmt: skip
             return self._view(session, row, profile)
@@ -122,11 +125,11 @@ class Journal:
                 Jobs(session).set_phase(job.id, phase)
 
     @patient
-    def progress(self, job: JobView, progress: float) -> None:
+    def progress(self, job: JobView, progress: float, seconds_left: float | None = None) -> None:
         """Record the progress of the whole job, which never goes back."""
         with self._fenced(job) as (session, row):
             if progress > row.progress:
-                Jobs(session).set_progress(job.id, progress)
+                Jobs(session).set_progress(job.id, progress, seconds_left)
 
     @patient
     def event(self, job: JobView, kind: str, data: Mapping[str, Any]) -> None:
@@ -153,18 +156,50 @@ class Journal:
             self._drop([str(old)])
 
     @patient
+    def held(self, path: Path) -> dict[str, Any]:
+        """Store a file that no job and no row names yet, and hold it until whoever asked for it has named it."""
+        blob = self.blobs.put_file(path)
+        with self._database.write() as session:
+            hold_id = Holds(session).add(blob.sha256)
+            if not self.blobs.exists(blob.sha256):
+                self.blobs.put_file(path)
+        return {"sha256": blob.sha256, "size_bytes": blob.size_bytes, "hold_id": hold_id}
+
+    @patient
     def finish_step(
         self, job: JobView, step: str, result: Mapping[str, Any], files: list[Kept], progress: float
     ) -> None:
-        """Record, in one transaction, that a step is done: its result, its files, the headline figures, the table."""
+        """Record, in one transaction, that a step is done: its result, its files, the headline figures, the tables."""
+        while True:
+            tables = [self._propose(job, table, files) for table in result.get("luts", ())]
+            try:
+                return self._finish_step(job, step, result, files, progress, tables)
+            except Moved:
+                continue  # another job has stored a version of the same table meanwhile
+
+    def _propose(self, job: JobView, table: Mapping[str, Any], files: list[Kept]) -> Proposal:
+        mine = next(kept for kept in files if kept.name == table["file"])
+        own = mine.source, mine.blob
+        return propose(self._database, self.blobs, self._device_id, table, own, job.inputs)
+
+    def _finish_step(
+        self,
+        job: JobView,
+        step: str,
+        result: Mapping[str, Any],
+        files: list[Kept],
+        progress: float,
+        tables: list[Proposal],
+    ) -> None:
         dropped: list[str] = []
         with self._fenced(job) as (session, row):
             for kept in files:
                 self._record(session, job, kept)
             if summary := result.get("summary"):
                 Jobs(session).set_summary(job.id, {**(row.summary or {}), **summary})
-            for table in result.get("luts", ()):
-                self._save_table(session, table, files)
+            stored = [table.store(session, self.blobs, self._device_id, job.id) for table in tables]
+            if stored:
+                Jobs(session).set_tables(job.id, joined(row.tables, stored))
             for old in Artifacts(session).list(job.id, hidden=True):
                 if old.name.startswith(f"{CHECKPOINT}{step}/"):
                     session.delete(old)
@@ -182,9 +217,10 @@ class Journal:
                 Jobs(session).set_progress(job.id, progress)
 
     @patient
-    def succeed(self, job: JobView, outcome: str) -> None:
-        """End the job well."""
+    def succeed(self, job: JobView, outcome: str | None) -> None:
+        """End the job well, and tell the table it planned with what came of it."""
         with self._fenced(job) as (session, row):
+            tell_table(session, self.blobs, row)
             Jobs(session).succeed(job.id, outcome=outcome, summary=row.summary or {})
 
     @patient
@@ -238,15 +274,6 @@ class Journal:
                 Holds(session).lock(sha256)
                 if not Holds(session).is_referenced(sha256):
                     self.blobs.delete(sha256)
-
-    def _save_table(self, session: Session, table: Mapping[str, Any], files: list[Kept]) -> None:
-        blob = next(kept.blob for kept in files if kept.name == table["file"])
-        profile = DeviceProfile(**table["profile"])
-        Luts(session).save(
-            device_id=self._device_id, fingerprint=profile.fingerprint, profile=asdict(profile),
-            blob_sha256=blob.sha256,
-            **{name: table[name] for name in ("num_entries", "num_signatures", "step", "noise", "seconds")},
-        )  # fmt: skip
 
 
 def keep(blobs: BlobStore, output: Output, path: Path) -> Kept:

@@ -1,6 +1,6 @@
 """The prune job, read from top to bottom."""
 
-from workers.files import KNOWN_TABLES, TABLES
+from workers.files import COMPACT, KNOWN_TABLES, TABLES
 from workers.step import Output, Pipeline, Results, Step
 
 JSON = "application/json"
@@ -9,6 +9,11 @@ JSON = "application/json"
 def feasible(results: Results) -> bool:
     """Return True when the plan step found a network within the budget."""
     return bool(results["plan"]["feasible"])
+
+
+def gradual(results: Results) -> bool:
+    """Return True when the job gets to its plan in steps."""
+    return bool(results["score"].get("gradual"))
 
 
 PRUNE = Pipeline(
@@ -42,12 +47,26 @@ PRUNE = Pipeline(
             exclusive=True,
         ),
         Step(
+            name="gradual",
+            phase="scoring",
+            weight=4,
+            inputs=("model", "dataset.zip", "dense.onnx", "table.json", "saliency.npz"),
+            optional_inputs=TABLES[1:],
+            outputs=(Output(name="gradual.safetensors"), Output(name="gradual.npz")),
+            exclusive=True,
+            when=gradual,
+        ),
+        Step(
             name="plan",
             phase="solving",
             weight=2,
             inputs=("model", "dense.onnx", "table.json", "saliency.npz"),
-            optional_inputs=TABLES[1:],
-            outputs=(Output(name="plan.json", public=True, media_type=JSON), Output(name="masks.safetensors")),
+            optional_inputs=(*TABLES[1:], "gradual.safetensors", "gradual.npz"),
+            outputs=(
+                Output(name="plan.json", public=True, media_type=JSON),
+                Output(name="masks.safetensors"),
+                Output(name="carried.safetensors", optional=True),
+            ),
             exclusive=True,
         ),
         Step(
@@ -55,6 +74,7 @@ PRUNE = Pipeline(
             phase="slimming",
             weight=1,
             inputs=("model", "dataset.zip", "plan.json", "masks.safetensors"),
+            optional_inputs=("carried.safetensors",),
             outputs=(Output(name="repaired.safetensors"),),
             exclusive=True,
             when=feasible,
@@ -73,7 +93,7 @@ PRUNE = Pipeline(
             phase="exporting",
             weight=1,
             inputs=("model", "dataset.zip", "dense.onnx", "plan.json", "masks.safetensors", "model.safetensors"),
-            outputs=(Output(name="model.onnx", public=True),),
+            outputs=(Output(name="model.onnx", public=True), Output(name=COMPACT, public=True, optional=True)),
             exclusive=True,
             when=feasible,
         ),
@@ -89,3 +109,18 @@ PRUNE = Pipeline(
         ),
     )
 )
+
+BUILD = Pipeline(
+    steps=(
+        Step(
+            name="build_table",
+            phase="profiling",
+            weight=1,
+            inputs=("model",),
+            optional_inputs=KNOWN_TABLES[:1],
+            outputs=(Output(name=TABLES[0], media_type=JSON),),
+            exclusive=True,
+        ),
+    )
+)
+"""A latency table of everything a network needs, measured without pruning anything."""

@@ -3,9 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,14 @@ class Runner:
     def __init__(
         self,
         *,
-        pipeline: Pipeline,
+        pipelines: Mapping[str, Pipeline],
         journal: Journal,
         folders: Scratch,
         profile: DeviceProfile,
         device_lock: Path,
         timing: Timing,
     ) -> None:
-        self.pipeline = pipeline
+        self._pipelines = pipelines
         self.journal = journal
         self.profile = profile
         self._folders = folders
@@ -69,6 +69,10 @@ class Runner:
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def pipeline(self, job: JobView) -> Pipeline:
+        """The steps of a job of this kind."""
+        return self._pipelines[job.kind]
 
     @property
     def blobs(self) -> BlobStore:
@@ -90,7 +94,7 @@ class Runner:
 
         Raises Fenced, JobCancelled and Stopping, always after the child is gone.
         """
-        step = self.pipeline.steps[index]
+        step = self.pipeline(job).steps[index]
         try:
             return await self._run_step(job, index, step, results)
         except (Fenced, JobCancelled, Stopping):
@@ -105,14 +109,15 @@ class Runner:
         if done := stored.get(f"{RESULT}{step.name}"):
             # A retried job, or the worker died after recording the step here and before the engine had noted it.
             result = dict(json.loads(self.blobs.read_bytes(done)))
-            await asyncio.to_thread(self.journal.recall_step, job, result, self.pipeline.progress(index, 1.0))
+            await asyncio.to_thread(self.journal.recall_step, job, result, self.pipeline(job).progress(index, 1.0))
             return result
         await asyncio.to_thread(self.journal.phase, job, step.phase)
         for run in range(CHILD_TRIES):
             async with self._folder(f"{job.id}-{step.name}") as folder:
                 stored = await asyncio.to_thread(self.journal.artifacts, job)
                 await asyncio.to_thread(self._place, folder, step, {**job.inputs, **stored})
-                order = self._order(step, folder, {**job.spec, "results": results}, job.attempt + run)
+                package = self.pipeline(job).package
+                order = self._order(package, step, folder, {**job.spec, "results": results}, job.attempt + run)
                 events = _Events(self, job, index, folder)
                 ending = await self.supervise(step.name, order, events.take, lambda: self.journal.check(job))
                 if ending.result is not None:
@@ -124,16 +129,27 @@ class Runner:
         await asyncio.to_thread(self.journal.fail, job, ending.code, ending.detail, more)
         return None
 
-    async def run_inspection(self, name: str, spec: Mapping[str, Any], inputs: Mapping[str, str]) -> Ending:
-        """Run the body of an inspection, which belongs to no job; raises Stopping."""
+    async def run_inspection(
+        self, name: str, spec: Mapping[str, Any], inputs: Mapping[str, str], outputs: Sequence[str] = ()
+    ) -> Ending:
+        """Run the body of an inspection, which belongs to no job; raises Stopping.
+
+        Of the `outputs` that it leaves, `files` of its result tells `sha256`, `size_bytes` and `hold_id`, by name.
+        """
         step = Step(name=name, phase="", weight=1, inputs=tuple(inputs))
+        package = self._pipelines["prune"].package
 
         async def ignore(event: dict[str, Any]) -> None:
             del event
 
         async with self._folder(name) as folder:
             await asyncio.to_thread(self._place, folder, step, inputs)
-            return await self.supervise(name, self._order(step, folder, spec, 1), ignore, lambda: None)
+            ending = await self.supervise(name, self._order(package, step, folder, spec, 1), ignore, lambda: None)
+            if ending.result is None or not outputs:
+                return ending
+            left = {output: path for output in outputs if (path := scratch.found(folder, output))}
+            files = {output: await asyncio.to_thread(self.journal.held, path) for output, path in left.items()}
+            return replace(ending, result={**ending.result, "files": files})
 
     async def supervise(self, name: str, order: Order, take: OnEvent, check: Callable[[], None]) -> Ending:
         """Run a child until it ends, the worker stops (Stopping), or `check`, asked again and again, raises."""
@@ -166,9 +182,9 @@ class Runner:
             if not self._busy:
                 self._idle.set()
 
-    def _order(self, step: Step, folder: Path, spec: Mapping[str, Any], attempt: int) -> Order:
+    def _order(self, package: str, step: Step, folder: Path, spec: Mapping[str, Any], attempt: int) -> Order:
         return Order(
-            package=self.pipeline.package,
+            package=package,
             workdir=str(folder),
             cache=str(self._folders.cache()),
             spec=dict(spec),
@@ -203,7 +219,7 @@ class Runner:
         path = folder / ".result.json"
         path.write_text(json.dumps(result, allow_nan=False))
         files.append(Kept(name=f"{RESULT}{step.name}", blob=self.blobs.put_file(path), source=path))
-        self.journal.finish_step(job, step.name, result, files, self.pipeline.progress(index, 1.0))
+        self.journal.finish_step(job, step.name, result, files, self.pipeline(job).progress(index, 1.0))
         return result
 
 
@@ -220,7 +236,8 @@ class _Events:
             case {"event": "phase", "phase": phase}:
                 await asyncio.to_thread(journal.phase, job, phase)
             case {"event": "progress", "fraction": fraction}:
-                await self._progress(self._runner.pipeline.progress(self._index, fraction))
+                progress = self._runner.pipeline(job).progress(self._index, fraction)
+                await self._progress(progress, event.get("seconds_left"))
             case {"event": "log", "text": text}:
                 await asyncio.to_thread(journal.event, job, "log", {"text": text})
             case {"event": "metric", "values": values}:
@@ -235,16 +252,16 @@ class _Events:
                     journal.event, job, "log", {"text": "Waiting for the device: another job has it."}
                 )
 
-    async def _progress(self, progress: float) -> None:
+    async def _progress(self, progress: float, seconds_left: float | None) -> None:
         now = time.monotonic()
         if now - self._said_at >= PROGRESS_EVERY_S and progress - self._said >= PROGRESS_STEP:
             self._said_at, self._said = now, progress
-            await asyncio.to_thread(self._runner.journal.progress, self._job, progress)
+            await asyncio.to_thread(self._runner.journal.progress, self._job, progress, seconds_left)
 
     def _checkpoint(self, name: str, file: str) -> None:
         scratch.inside(self._folder, name)
         if copy := scratch.taken(self._folder, file):
-            step = self._runner.pipeline.steps[self._index].name
+            step = self._runner.pipeline(self._job).steps[self._index].name
             self._runner.journal.checkpoint(self._job, step, name, copy)
             copy.unlink()
 

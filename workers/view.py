@@ -1,7 +1,7 @@
 """What a worker is told of a job when it begins it: the spec of every step, and the files that are there before the first."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -9,10 +9,18 @@ from sqlalchemy.orm import Session
 from app.store.models import LutRow, PruneJobRow
 from app.store.repositories import Datasets, Luts, Models
 from lut.profile import DeviceProfile
+from secateur.lut_schemas import LutBuildCreate
 from secateur.schemas import PruneJobCreate
-from workers.files import KNOWN_TABLES
+from workers.device import profile_for
+from workers.files import KNOWN_TABLES, TABLES
 
 DEFAULTS = PruneJobCreate(model_id="-", dataset_id="-", classes=["-"], budget_ms=1).model_dump(mode="json")
+BUILD_DEFAULTS = {
+    **LutBuildCreate(model_id="-").model_dump(mode="json"),
+    "also": [],
+    "budget_ms": None,
+    "budget_ratio": None,
+}
 """A job submitted to an older service lacks the options that have come since."""
 
 
@@ -27,51 +35,69 @@ class JobView:
     """What every step is told, less `results`."""
     inputs: dict[str, str]
     """SHA-256 of the files that are there before the first step, by name."""
+    kind: str = "prune"
+    """`prune` or `lut_build`: which pipeline runs it."""
+    tables: tuple[dict[str, Any], ...] = ()
+    """Versions of latency tables among the inputs: `name` of the file that goes on from each, `lut_id`, `version`."""
 
 
 def make_view(
     session: Session, row: PruneJobRow, own: DeviceProfile, device_id: str, limits: Mapping[str, float]
 ) -> JobView:
-    """Return the view of a job for a worker of `device_id`, whose profile is `own` but for threads and batch.
+    """Return the view of a job for a worker of `device_id`, whose profile is `own` but for runtime, threads and batch.
 
     Raises LookupError, with a sentence, when the job's model or dataset, or the table of a device in `also`, is gone.
     """
     model = Models(session).get(row.model_id or "")
     dataset = Datasets(session).get(row.dataset_id or "")
-    if model is None or dataset is None:
+    if model is None or (dataset is None and row.kind == "prune"):
         raise LookupError("the job's model or dataset has been deleted")
-    profile = replace(own, threads=row.spec["threads"], batch=row.spec["batch"])
-    inputs = {"model": model.sha256, "dataset.zip": dataset.sha256}
+    tables: list[dict[str, Any]] = []
+    profile, absent = profile_for(own, row.spec)
+    missing = [absent] if absent else []
+    inputs = {"model": model.sha256, **({"dataset.zip": dataset.sha256} if dataset else {})}
     if table := Luts(session).find(device_id, profile.fingerprint):
         inputs[KNOWN_TABLES[0]] = table.blob_sha256
+        tables.append({"name": TABLES[0], "lut_id": table.id, "version": table.version})
     also = []
-    for name, wanted in zip(KNOWN_TABLES[1:], row.spec.get("also", ()), strict=False):
-        device, table = _further_device(session, profile, device_id, wanted)
+    for index, wanted in enumerate(row.spec.get("also", ()), start=1):
+        device, table, absent = _further_device(session, own, device_id, wanted)
+        missing += [absent] if absent else []
         also.append(device)
         if table is not None:
-            inputs[name] = table.blob_sha256
+            number = table.published_version if not device["here"] and table.published_version else table.version
+            version = Luts(session).version(table.id, number)
+            assert version is not None
+            inputs[KNOWN_TABLES[index]] = version.blob_sha256
+            tables.append({"name": TABLES[index], "lut_id": table.id, "version": number})
     spec = {
-        "job": {**DEFAULTS, **row.spec},
+        "job": {**(DEFAULTS if row.kind == "prune" else BUILD_DEFAULTS), **row.spec},
         "model": _columns(model),
-        "dataset": _columns(dataset),
+        "dataset": _columns(dataset) if dataset else {"image_size": row.spec["image_size"]},
         "profile": asdict(profile),
         "also": also,
+        "absent": missing,
         "limits": dict(limits),
     }
-    return JobView(id=row.id, workflow_id=row.workflow_id, attempt=row.attempt, spec=spec, inputs=inputs)
+    return JobView(
+        id=row.id, workflow_id=row.workflow_id, attempt=row.attempt, kind=row.kind, spec=spec, inputs=inputs,
+        tables=tuple(tables),
+    )  # fmt: skip
 
 
 def _further_device(
     session: Session, own: DeviceProfile, device_id: str, wanted: Mapping[str, Any]
-) -> tuple[dict[str, Any], LutRow | None]:
-    """Return what the steps are told of a device in `also`, and its table."""
+) -> tuple[dict[str, Any], LutRow | None, str]:
+    """Return what the steps are told of a device in `also`, its table, and why it cannot be used, if it cannot."""
     if wanted["device"] == device_id:
-        profile = replace(own, threads=wanted["threads"], batch=wanted["batch"])
-        return {"profile": asdict(profile), "here": True}, Luts(session).find(device_id, profile.fingerprint)
-    table = Luts(session).newest(wanted["device"], threads=wanted["threads"], batch=wanted["batch"])
+        profile, absent = profile_for(own, wanted)
+        return {"profile": asdict(profile), "here": True}, Luts(session).find(device_id, profile.fingerprint), absent
+    table = Luts(session).newest(
+        wanted["device"], threads=wanted["threads"], batch=wanted["batch"], runtime=wanted.get("runtime")
+    )
     if table is None:
         raise LookupError(f"the latency table of the device {wanted['device']} has been deleted")
-    return {"profile": table.profile, "here": False}, table
+    return {"profile": table.profile, "here": False}, table, ""
 
 
 def _columns(row: Any) -> dict[str, Any]:

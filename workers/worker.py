@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 from uuid import uuid4
@@ -20,6 +21,7 @@ from workers.engine import Engine
 from workers.heartbeat import Heartbeat, Reaper
 from workers.journal import Journal
 from workers.locks import Slots, device_lock
+from workers.pipeline import BUILD
 from workers.runner import Runner, Timing
 from workers.scratch import Scratch
 from workers.step import Pipeline
@@ -32,14 +34,22 @@ LIMITS = ("max_zip_entries", "max_zip_bytes", "max_zip_ratio", "max_image_pixels
 
 
 def run_worker(
-    settings: Settings, *, slot: int, device: str, device_class: str, profile: DeviceProfile, pipeline: Pipeline
+    settings: Settings,
+    *,
+    slot: int,
+    device: str,
+    device_class: str,
+    profile: DeviceProfile,
+    pipeline: Pipeline,
+    builds: Pipeline = BUILD,
 ) -> None:
     """Work until SIGTERM or SIGINT; raise SlotTaken when another process of this machine has the slot.
 
     `device` is the physical device, whose lock the children hold; jobs come from the queue of its `device_class`.
     `profile` is the device as `workers.device.describe` returns it.
     """
-    worker = _Worker(settings, slot, device, device_class, profile, pipeline)
+    pipelines = {"prune": pipeline, "lut_build": builds}
+    worker = _Worker(settings, slot, device, device_class, profile, pipelines)
     with worker.slots.hold(slot, worker.id):
         migrate(settings)
         asyncio.run(worker.run())
@@ -53,7 +63,7 @@ class _Worker:
         device: str,
         device_class: str,
         profile: DeviceProfile,
-        pipeline: Pipeline,
+        pipelines: Mapping[str, Pipeline],
     ) -> None:
         boot = uuid4().hex
         self._slot = f"{socket.gethostname()}/{slot}"
@@ -61,7 +71,7 @@ class _Worker:
         self._settings = settings
         self._device_class = device_class
         self._profile = profile
-        self._pipeline = pipeline
+        self._pipelines = pipelines
         self._device_lock = device_lock(settings.lock_folder, device)
         self.slots = Slots(folder=settings.lock_folder, database_url=settings.url)
         self._database = Database(settings.url)
@@ -110,7 +120,7 @@ class _Worker:
         limits = {name: getattr(settings, name) for name in LIMITS}
         blobs = BlobStore(Path(settings.blobs_folder))
         runner = Runner(
-            pipeline=self._pipeline,
+            pipelines=self._pipelines,
             journal=Journal(self._database, blobs, self.id, self._device_class, limits),
             folders=self._scratch,
             profile=self._profile,

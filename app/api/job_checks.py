@@ -63,9 +63,13 @@ def _check_further_devices(session: Session, spec: PruneJobCreate, faults: Fault
     for position, also in enumerate(spec.also):
         if also.device == spec.device:
             continue
-        if Luts(session).newest(also.device, threads=also.threads, batch=also.batch) is None:
+        found = Luts(session).newest(
+            also.device, threads=also.threads, batch=also.batch, runtime=also.runtime, share=True
+        )
+        if found is None:
+            under = f" under {also.runtime}" if also.runtime else ""
             detail = (
-                f"There is no latency table of the device {also.device!r} for {also.threads} threads and batch "
+                f"There is no latency table of the device {also.device!r}{under} for {also.threads} threads and batch "
                 f"{also.batch}; GET /v1/luts lists those there are."
             )
             faults.add("no_latency_table", f"/also/{position}", detail)

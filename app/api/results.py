@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from app.api import wire
 from app.api.files import send_blob
-from app.api.prune_jobs import require_job
+from app.api.submission import require_job
 from app.errors import ApiProblem, responses
 from app.services import Services, ServicesDep
 from app.store.models import JobArtifactRow

@@ -1,7 +1,17 @@
 """Rows as wire bodies."""
 
-from app.store.models import DatasetRow, DeviceRow, JobArtifactRow, JobEventRow, LutRow, ModelRow, PruneJobRow
-from secateur.schemas import Artifact, Dataset, Device, JobEvent, Lut, Model, PruneJob
+from app.store.models import (
+    DatasetRow,
+    DeviceRow,
+    JobArtifactRow,
+    JobEventRow,
+    LutRow,
+    LutVersionRow,
+    ModelRow,
+    PruneJobRow,
+)
+from secateur.lut_schemas import Device, Lut, LutBuild, LutVersion
+from secateur.schemas import Artifact, Dataset, JobEvent, Model, PruneJob
 
 
 def model(row: ModelRow) -> Model:
@@ -18,6 +28,15 @@ def device(row: DeviceRow) -> Device:
 
 def lut(row: LutRow) -> Lut:
     return Lut.model_validate(row, from_attributes=True)
+
+
+def lut_version(row: LutVersionRow) -> LutVersion:
+    columns = {name: getattr(row, name) for name in LutVersion.model_fields if name != "sha256"}
+    return LutVersion.model_validate({**columns, "sha256": row.blob_sha256})
+
+
+def lut_build(row: PruneJobRow) -> LutBuild:
+    return LutBuild.model_validate(row, from_attributes=True)
 
 
 def job(row: PruneJobRow) -> PruneJob:

@@ -1,4 +1,4 @@
-"""Three pages: the jobs, one job as it runs, and what a problem code means. No script or style from elsewhere."""
+"""Four pages: the jobs, one job as it runs, a latency table, and what a problem code means. No script or style from elsewhere."""
 
 import json
 from collections.abc import Mapping
@@ -12,17 +12,24 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from app.api import wire
-from app.api.prune_jobs import require_job
+from app.api.luts import require_lut
+from app.api.submission import require_job
 from app.errors import PROBLEMS, NotFound
 from app.services import ServicesDep
-from app.store.repositories import Artifacts, Datasets, Devices, Jobs, Models, Workers
-from secateur.schemas import PruneJob
+from app.store.repositories import Artifacts, Datasets, Devices, Jobs, Luts, Models, Workers
+from secateur.schemas import JobStatus, PruneJob
 
 router = APIRouter()
 
 PHASES = ("validating", "profiling", "scoring", "solving", "slimming", "measuring", "finetuning", "exporting")
+PICTURES = (
+    ("staircases", "Latency over output channels, at the widest input; dots were measured"),
+    ("heatmaps", "Latency over input and output channels"),
+    ("accuracy", "What the table said of jobs' networks, and what was measured"),
+)
 _HERE = Path(__file__).parent
 _NUM_JOBS = 100
+ACTIVE = tuple(status for status in JobStatus if not status.ended)
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -46,6 +53,8 @@ def home(services: ServicesDep) -> Response:
             models=Models(session).page(limit=10).rows,
             datasets=Datasets(session).page(limit=10).rows,
             devices=Devices(session).page(limit=10).rows,
+            luts=[wire.lut(row) for row in Luts(session).page(limit=20).rows],
+            builds=[wire.lut_build(row) for row in Jobs(session).page(kind="lut_build", status=ACTIVE, limit=10).rows],
         )
 
 
@@ -68,6 +77,23 @@ def job_page(job_id: str, services: ServicesDep) -> Response:
         artifacts=artifacts,
         phases=PHASES,
     )
+
+
+@router.get("/luts/{lut_id}")
+def lut_page(lut_id: str, services: ServicesDep) -> Response:
+    """One latency table: its figures, its pictures, its versions, and what jobs made of its word."""
+    with services.database.read() as session:
+        row = require_lut(session, lut_id)
+        return _page(
+            "lut.html",
+            lut=wire.lut(row),
+            versions=[
+                {"one": wire.lut_version(version), "age": _age(version.created_at)}
+                for version in Luts(session).versions(lut_id, limit=50).rows
+            ],
+            pairs=Luts(session).pairs(lut_id)[-50:],
+            pictures=PICTURES[: 3 if row.num_pairs else 2],
+        )
 
 
 @router.get("/problems/{code}")

@@ -1,8 +1,8 @@
-"""Times isolated operators in ONNX Runtime: copies of each in one graph, many graphs interleaved.
+"""Times operators as a network runs them: copies of each in one run, many runs interleaved, in any runtime.
 
-What an entry is. The operator is taken as the runtime executes it inside a network (`lut.measure.isolate`: fused,
-blocked layout, with only the layout changes it causes itself), repeated `copies` times in one graph on the same
-input, and that graph is timed; an entry is the time of the graph, less the fixed cost of a run, over `copies`. Copies
+What an entry is. The operator is taken as the runtime executes it inside a network (fused, in its layout, with only
+the layout changes it causes itself: `lut.measure.runtime.Operator`), repeated `copies` times in one run on the same
+input, and that run is timed; an entry is the time of the run, less that of the rest of the run, over `copies`. Copies
 serve two ends. Operators of a few microseconds are not drowned by the fixed cost. And every copy has its own weights,
 as many as the network streams through the caches between two uses of a weight (`rotation_bytes`): an operator looped
 on one set of weights finds them in the nearest cache, which inside ResNet-50 it does not, and late layers would come
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lut.measure.isolate import IsolatedOperator, isolate, repeated
-from lut.measure.onnx_ops import MAX_IMAGE_CHANNELS, identity_model, on_vectors, random_pool
-from lut.measure.sessions import Buffers, bound_run, session_options, verbatim_session
+from lut.measure.arrays import random_pool
+from lut.measure.onnx_ops import MAX_IMAGE_CHANNELS, on_vectors
+from lut.measure.runtime import Run, Runtime
 from lut.measure.timing import Timed, interleave, relative_scatter
 from lut.profile import DeviceProfile
 from lut.request import GridRequest, num_weights, output_size
@@ -36,6 +36,7 @@ MIN_GRAPH_S = 60e-6
 MAX_COPIES = 64
 MAX_ROTATION_BYTES = 64 << 20
 CHUNK_BYTES = 1 << 30
+LEAST_HELD_BYTES = 1 << 20
 CHUNK_SESSIONS = 256
 _WEIGHTS = "weights.bin"
 _PADDING = 64
@@ -70,22 +71,23 @@ class _Probe:
     signature: OpSignature
     point: Point
     timed: Timed
+    rest: Run
     copies: int
     held_bytes: int
     """Memory that no other probe shares."""
 
 
 class Bench:
-    """Sessions, shared buffers and the running reference kernel of one measurement on this machine."""
+    """A runtime's lab, its weights and the running reference kernel of one measurement on this machine."""
 
-    def __init__(self, profile: DeviceProfile, folder: Path, requests: Sequence[GridRequest]) -> None:
+    def __init__(self, runtime: Runtime, profile: DeviceProfile, folder: Path, requests: Sequence[GridRequest]) -> None:
         """Prepare to measure points of `requests`; `folder` is scratch space that outlives the bench."""
+        self._runtime = runtime
         self._profile = profile
-        self._folder = folder
         self._rotation = rotation_bytes(requests, profile.batch)
         self._file_bytes = max(self._rotation, 1 << 20, *(_padded_weight_bytes(request) for request in requests))
         self._reference_medians: list[float] = []
-        self._buffers: Buffers = {}
+        self._lab = runtime.lab(profile, folder, folder / _WEIGHTS)
         pool = random_pool().tobytes()
         with (folder / _WEIGHTS).open("wb") as file:
             for written in range(0, self._file_bytes, len(pool)):
@@ -109,51 +111,46 @@ class Bench:
                     entries.setdefault(probe.signature, {})[probe.point] = entry
                 done = number
                 chunk.clear()
-                self._buffers.clear()
+                self._lab.clear()
         return entries
 
     def _time(self, chunk: Sequence[_Probe], done: int, total: int, progress: Progress) -> list[tuple[_Probe, Entry]]:
         reference = self._prepare(_REFERENCE, _REFERENCE_POINT).timed
-        empty = Timed(self._bound(identity_model().SerializeToString()), self._profile.threads)
+        rests = {probe.rest: Timed(probe.rest, self._profile.threads) for probe in chunk}
         interleave(
-            [reference, empty, *(probe.timed for probe in chunk)],
+            [reference, *rests.values(), *(probe.timed for probe in chunk)],
             rounds=ROUNDS,
             slice_s=SLICE_S,
             min_runs=MIN_RUNS,
             on_round=lambda number: progress(done + len(chunk) * number // ROUNDS, total),
         )
         self._reference_medians += reference.round_medians
-        fixed_s = float(np.median(empty.clean_s()))
-        return [(probe, _entry(probe, fixed_s)) for probe in chunk]
+        rest_s = {run: float(np.median(timed.clean_s())) for run, timed in rests.items()}
+        return [(probe, _entry(probe, rest_s[probe.rest])) for probe in chunk]
 
     def _prepare(self, signature: OpSignature, point: Point) -> _Probe:
-        """Build the graph of one point; a single copy tells how many fit into the time a graph may take."""
-        operator = isolate(signature, *point, self._profile.batch, session_options(self._profile))
-        single = Timed(self._copies(operator, 1), self._profile.threads)
-        estimate_s = max(single.quick_s(), 1e-6)
+        """Build the run of one point; a single copy tells how many fit into the time a run may take."""
+        operator = self._lab.operator(signature, *point)
         is_first = point[0] <= MAX_IMAGE_CHANNELS and not on_vectors(signature)
+        single = Timed(operator.run(1, own_outputs=False), self._profile.threads)
+        estimate_s = max(single.quick_s(), 1e-6)
         height, width = output_size(signature)
         own_bytes = operator.weight_bytes + is_first * 4 * self._profile.batch * point[1] * height * width
         copies = max(self._rotation // max(own_bytes, 1), round(MIN_GRAPH_S / estimate_s))
-        copies = max(1, min(copies, MAX_COPIES, int(MAX_GRAPH_S / estimate_s)))
+        copies = max(1, min(copies, MAX_COPIES, self._runtime.max_copies, int(MAX_GRAPH_S / estimate_s)))
         timed = single
         if copies > 1:
-            timed = Timed(self._copies(operator, copies, own_outputs=is_first), self._profile.threads)
-        # The runtime repacks the weights of matrix products, copy by copy; other weights stay in the one mapped file.
-        held_bytes = copies * own_bytes if is_first or signature.kind == "linear" else 1 << 20
-        return _Probe(signature=signature, point=point, timed=timed, copies=copies, held_bytes=held_bytes)
-
-    def _copies(self, operator: IsolatedOperator, copies: int, own_outputs: bool = False) -> Callable[[], None]:
-        model = repeated(operator, copies, _WEIGHTS, self._file_bytes)
-        return self._bound(model.SerializeToString(), own_outputs)
-
-    def _bound(self, model: bytes, own_outputs: bool = False) -> Callable[[], None]:
-        session = verbatim_session(model, self._profile, self._folder)
-        return bound_run(session, {}, self._buffers, own_outputs)
+            timed = Timed(operator.run(copies, own_outputs=is_first), self._profile.threads)
+        own_outputs = is_first * copies * (own_bytes - operator.weight_bytes)
+        held_bytes = max(LEAST_HELD_BYTES, operator.held_bytes(copies) + own_outputs)
+        return _Probe(
+            signature=signature, point=point, timed=timed, rest=operator.rest(copies), copies=copies,
+            held_bytes=held_bytes,
+        )  # fmt: skip
 
 
-def _entry(probe: _Probe, fixed_s: float) -> Entry:
-    seconds = (probe.timed.clean_s() - fixed_s) / probe.copies
+def _entry(probe: _Probe, rest_s: float) -> Entry:
+    seconds = (probe.timed.clean_s() - rest_s) / probe.copies
     # An operator that the clock cannot tell from nothing still has an entry above zero.
     p50, p90 = np.maximum(np.percentile(seconds, (50, 90)) * 1e6, 1e-3)
     return Entry(p50_us=float(p50), p90_us=float(p90), num_samples=len(seconds))

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
+from lut.measure.onnx_graph import untyped
 from lut.measure.onnx_ops import CONSUMER, model_in_context, on_vectors, operand_shapes
 from lut.signature import OpSignature
 
@@ -55,7 +56,7 @@ def isolate(
         nodes = _between(graph, {value.name for value in inputs}, output)
     used = {name for node in nodes for name in node.input}
     constants = [tensor for tensor in graph.initializer if tensor.name in used]
-    cut = helper.make_graph(nodes, "isolated", inputs, [_untyped(output)], constants)
+    cut = helper.make_graph(nodes, "isolated", inputs, [untyped(output)], constants)
     weight_bytes = sum(_own_bytes(tensor) for tensor in constants)
     return IsolatedOperator(
         graph=cut, opsets=tuple(model.opset_import), ir_version=model.ir_version, weight_bytes=weight_bytes
@@ -101,7 +102,7 @@ def repeated(operator: IsolatedOperator, copies: int, weights_file: str, file_by
             clone.name = f"{position}/{copy}"
             for names in (clone.input, clone.output):
                 names[:] = [name if name in outside else f"{name}/{copy}" for name in names]
-        graph.output.append(_untyped(f"{source.output[0].name}/{copy}"))
+        graph.output.append(untyped(f"{source.output[0].name}/{copy}"))
     return helper.make_model(graph, opset_imports=operator.opsets, ir_version=operator.ir_version)
 
 
@@ -162,10 +163,3 @@ def _shaped(name: str, dims: tuple[int, ...]) -> onnx.ValueInfoProto:
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-
-
-def _untyped(name: str) -> onnx.ValueInfoProto:
-    """A graph output whose shape the runtime works out."""
-    value = helper.make_empty_tensor_value_info(name)
-    value.type.tensor_type.elem_type = TensorProto.FLOAT
-    return value

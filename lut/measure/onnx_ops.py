@@ -5,19 +5,14 @@ Letters: N = batch, C = channels, H, W = height and width of the input map. Maps
 H = W = 1 of kind `linear` or `activation` works on vectors [N, C], a `linear` on a larger map works on [N, H, W, C].
 """
 
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
-
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
 
+from lut.measure.onnx_graph import Graph
+from lut.pattern import Pattern
 from lut.request import fan_in_groups, output_size
 from lut.signature import KINDS, OpSignature
 
-OPSET = 20
-IR_VERSION = 10
 MAX_IMAGE_CHANNELS = 4
 """A map with no more channels than an image has is taken for the network's own input: it arrives in plain layout."""
 NEIGHBOUR_CHANNELS = 64
@@ -26,71 +21,6 @@ PRODUCED = "produced"
 """Names of the values the neighbours before the operator deliver start with this."""
 CONSUMER = "consumer"
 """Name of the value that the neighbour after the operator delivers."""
-_POOL_SIZE = 1 << 22
-
-
-@cache
-def random_pool() -> np.ndarray:
-    """Return float32 [4,194,304] normal random numbers, the source of all weights and inputs (no denormals)."""
-    pool = np.random.default_rng(0).standard_normal(_POOL_SIZE, dtype=np.float32)
-    pool = np.where(np.abs(pool) < 1e-3, np.float32(1e-3), pool)
-    pool.setflags(write=False)
-    return pool
-
-
-def random_array(shape: tuple[int, ...], *, offset: int = 0, scale: float = 1.0) -> np.ndarray:
-    """Return float32 `shape` random numbers, equal for equal arguments."""
-    size = int(np.prod(shape))
-    start = offset % (_POOL_SIZE // 2)
-    pool = random_pool()
-    values = pool[start : start + size] if start + size <= _POOL_SIZE else np.resize(pool[start:], size)
-    return np.ascontiguousarray((values * np.float32(scale)).reshape(shape))
-
-
-@dataclass
-class _Graph:
-    """Nodes, weights and inputs of a graph under construction."""
-
-    batch: int
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    weights: list[onnx.TensorProto] = field(default_factory=list)
-    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
-
-    def input(self, name: str, shape: tuple[int, ...]) -> str:
-        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, (self.batch, *shape)))
-        return name
-
-    def weight(self, shape: tuple[int, ...], fan_in: int = 1) -> str:
-        name = f"w{len(self.weights)}"
-        values = random_array(shape, offset=7919 * len(self.weights), scale=fan_in**-0.5)
-        self.weights.append(helper.make_tensor(name, TensorProto.FLOAT, shape, values.tobytes(), raw=True))
-        return name
-
-    def floats(self, values: list[float]) -> str:
-        name = f"w{len(self.weights)}"
-        self.weights.append(helper.make_tensor(name, TensorProto.FLOAT, (len(values),), values))
-        return name
-
-    def scalar(self, value: float) -> str:
-        name = f"w{len(self.weights)}"
-        self.weights.append(helper.make_tensor(name, TensorProto.FLOAT, (), [value]))
-        return name
-
-    def ints(self, values: list[int]) -> str:
-        name = f"w{len(self.weights)}"
-        self.weights.append(helper.make_tensor(name, TensorProto.INT64, (len(values),), values))
-        return name
-
-    def node(self, op_type: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
-        output = output or f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
-        return output
-
-    def model(self, output: str) -> onnx.ModelProto:
-        value = helper.make_empty_tensor_value_info(output)
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
-        graph = helper.make_graph(self.nodes, "operator", self.inputs, [value], self.weights)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
 def bare_model(signature: OpSignature, c_in: int, c_out: int, batch: int) -> onnx.ModelProto:
@@ -98,12 +28,12 @@ def bare_model(signature: OpSignature, c_in: int, c_out: int, batch: int) -> onn
 
     Raises ValueError for a signature or channel counts that describe no operator.
     """
-    _check(signature, c_in, c_out)
-    graph = _Graph(batch=batch)
+    _check_standard(signature, c_in, c_out)
+    graph = Graph(batch=batch)
     operands = [
         graph.input(name, shape) for name, shape in zip("xz", operand_shapes(signature, c_in, c_out), strict=False)
     ]
-    _emit(graph, signature, operands, c_in, c_out, "y")
+    emit(graph, signature, operands, c_in, c_out, "y")
     return graph.model("y")
 
 
@@ -116,12 +46,12 @@ def model_in_context(signature: OpSignature, c_in: int, c_out: int, batch: int) 
     consumer's is named `consumer`. Operators on vectors get no neighbours. Raises ValueError for a signature or
     channel counts that describe no operator.
     """
-    _check(signature, c_in, c_out)
+    _check_standard(signature, c_in, c_out)
     if on_vectors(signature):
         return bare_model(signature, c_in, c_out, batch)
-    graph = _Graph(batch=batch)
+    graph = Graph(batch=batch)
     operands = [_produce(graph, i, shape) for i, shape in enumerate(operand_shapes(signature, c_in, c_out))]
-    result = _emit(graph, signature, operands, c_in, c_out, "result")
+    result = emit(graph, signature, operands, c_in, c_out, "result")
     weight = graph.weight((NEIGHBOUR_CHANNELS, c_out, 1, 1), c_out)
     graph.node("Conv", [result, weight], CONSUMER, kernel_shape=[1, 1])
     return graph.model(CONSUMER)
@@ -150,7 +80,8 @@ def operand_shapes(signature: OpSignature, c_in: int, c_out: int) -> list[tuple[
     return [operand]
 
 
-def _check(signature: OpSignature, c_in: int, c_out: int) -> None:
+def check_operator(signature: OpSignature, c_in: int, c_out: int) -> None:
+    """Raise ValueError for a signature or channel counts that describe no operator."""
     if signature.kind not in KINDS:
         raise ValueError(f"unknown operator kind {signature.kind!r}")
     if min(c_in, c_out) < 1:
@@ -162,7 +93,13 @@ def _check(signature: OpSignature, c_in: int, c_out: int) -> None:
     fan_in_groups(signature, c_in, c_out)
 
 
-def _produce(graph: _Graph, index: int, shape: tuple[int, ...]) -> str:
+def _check_standard(signature: OpSignature, c_in: int, c_out: int) -> None:
+    check_operator(signature, c_in, c_out)
+    if signature.pattern and not Pattern.parse(signature.pattern).lowerable:
+        raise ValueError(f"standard operators have no pattern {signature.pattern}")
+
+
+def _produce(graph: Graph, index: int, shape: tuple[int, ...]) -> str:
     channels, height, width = shape
     name = f"{PRODUCED}{index}"
     if channels <= MAX_IMAGE_CHANNELS:
@@ -173,17 +110,17 @@ def _produce(graph: _Graph, index: int, shape: tuple[int, ...]) -> str:
     return graph.node("Relu", [convolved], name)
 
 
-def _emit(graph: _Graph, signature: OpSignature, operands: list[str], c_in: int, c_out: int, output: str) -> str:
-    """Add the operator, its residual add and its activation; the last node delivers `output`."""
+def emit(graph: Graph, signature: OpSignature, operands: list[str], c_in: int, c_out: int, output: str) -> str:
+    """Add the operator, its residual add and its activation to `graph`; the last node delivers `output`."""
     adds = signature.residual and signature.kind in ("conv", "depthwise", "gather")
     activates = bool(signature.activation) and signature.kind != "activation"
-    value = _core(graph, signature, operands, c_in, c_out, "core" if adds or activates else output)
+    value = _core(graph, signature, operands, c_in, c_out, "" if adds or activates else output)
     if adds:
-        value = graph.node("Add", [value, operands[1]], "summed" if activates else output)
+        value = graph.node("Add", [value, operands[1]], "" if activates else output)
     return _activate(graph, signature.activation, value, output) if activates else value
 
 
-def _core(graph: _Graph, signature: OpSignature, operands: list[str], c_in: int, c_out: int, output: str) -> str:
+def _core(graph: Graph, signature: OpSignature, operands: list[str], c_in: int, c_out: int, output: str) -> str:
     window = {
         "kernel_shape": list(signature.kernel),
         "strides": list(signature.stride),
@@ -221,7 +158,7 @@ def _core(graph: _Graph, signature: OpSignature, operands: list[str], c_in: int,
             return graph.node("Concat", operands, output, axis=1)
 
 
-def _lowered(graph: _Graph, signature: OpSignature, operand: str, c_in: int, c_out: int, output: str) -> str:
+def _lowered(graph: Graph, signature: OpSignature, operand: str, c_in: int, c_out: int, output: str) -> str:
     """The nodes that `pruning.lower` makes of a masked layer, with random lists."""
     length, groups = fan_in_groups(signature, c_in, c_out)
     vector, stride = signature.kind == "linear", list(signature.stride)
@@ -229,7 +166,8 @@ def _lowered(graph: _Graph, signature: OpSignature, operand: str, c_in: int, c_o
         operand = graph.node("MaxPool", [operand], kernel_shape=[1, 1], strides=stride)
         stride = [1, 1]
     if (length, groups) != (c_in, 1):
-        random = np.random.default_rng(0)
+        # Each layer of a graph has lists of its own: runtimes share equal gathers of one value.
+        random = np.random.default_rng(sum(node.op_type == "Gather" for node in graph.nodes))
         lists = [np.sort(random.permutation(c_in)[:length]) for _ in range(groups)]
         operand = graph.node("Gather", [operand, graph.ints(np.concatenate(lists).tolist())], axis=1)
     if vector:
@@ -241,7 +179,7 @@ def _lowered(graph: _Graph, signature: OpSignature, operand: str, c_in: int, c_o
     return graph.node("Reshape", [value, graph.ints([graph.batch, c_out])], output) if vector else value
 
 
-def _linear(graph: _Graph, signature: OpSignature, operand: str, c_in: int, c_out: int, output: str) -> str:
+def _linear(graph: Graph, signature: OpSignature, operand: str, c_in: int, c_out: int, output: str) -> str:
     if signature.height * signature.width == 1:
         weights = [graph.weight((c_out, c_in), c_in)] + ([graph.weight((c_out,))] if signature.bias else [])
         return graph.node("Gemm", [operand, *weights], output, transB=1)
@@ -249,7 +187,7 @@ def _linear(graph: _Graph, signature: OpSignature, operand: str, c_in: int, c_ou
     return graph.node("Add", [product, graph.weight((c_out,))], output) if signature.bias else product
 
 
-def _gather(graph: _Graph, signature: OpSignature, operand: str, c_in: int, c_out: int, output: str) -> str:
+def _gather(graph: Graph, signature: OpSignature, operand: str, c_in: int, c_out: int, output: str) -> str:
     strided = signature.stride != (1, 1)
     if strided:
         ends = [graph.ints(v) for v in ([0, 0], [signature.height, signature.width], [2, 3], list(signature.stride))]
@@ -264,7 +202,7 @@ def _gather(graph: _Graph, signature: OpSignature, operand: str, c_in: int, c_ou
     return operand
 
 
-def _activate(graph: _Graph, activation: str, value: str, output: str) -> str:
+def _activate(graph: Graph, activation: str, value: str, output: str) -> str:
     match activation:
         case "relu" | "hardswish" | "sigmoid" | "tanh" | "elu":
             return graph.node(_ONNX_NAMES[activation], [value], output)
@@ -292,5 +230,5 @@ _ONNX_NAMES = {"relu": "Relu", "hardswish": "HardSwish", "sigmoid": "Sigmoid", "
 
 def identity_model() -> onnx.ModelProto:
     """Return a graph that does nothing: what it takes is the fixed cost of a run."""
-    graph = _Graph(batch=1)
+    graph = Graph(batch=1)
     return graph.model(graph.node("Identity", [graph.input("x", ())], "y"))

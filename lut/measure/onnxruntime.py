@@ -1,206 +1,114 @@
-"""Latencies in ONNX Runtime on CPU: isolated operators for a table (see `lut.measure.bench`), whole networks for a
-verdict.
-"""
+"""ONNX Runtime on CPU: operators isolated from the graph as it optimises it (`lut.measure.isolate`)."""
 
-import os
-import platform
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
-from lut.measure import stair
-from lut.measure.bench import Bench, Measured, Point, Progress
-from lut.measure.grid import first_plan
-from lut.measure.sessions import network_run
-from lut.measure.timing import Timed, Timing, interleave
+from lut.measure.hardware import cpu_profile
+from lut.measure.isolate import IsolatedOperator, isolate, repeated
+from lut.measure.onnx_ops import identity_model
+from lut.measure.runtime import Model, Run, RuntimeAbsent, onnx_of
+from lut.measure.sessions import Buffers, bound_run, network_run, network_session, session_options, verbatim_session
+from lut.pattern import Pattern
 from lut.profile import DeviceProfile
-from lut.request import GridRequest, merge_requests, num_macs
 from lut.signature import OpSignature
-from lut.table import LatencyTable
 
-RUNTIME = "onnxruntime"
-PASSES = 3
-TOLERANCE = 0.04
-"""Interpolation that misses a probe by more than this gets a line through it."""
-_NOISE_FACTOR = 3
-_STAIR_PIXELS = 28
-_STAIR_CHANNELS = 32
+NAME = "onnxruntime"
 
 
-def _silent(done: int, total: int) -> None:
-    """Report progress to nobody."""
+def make(name: str) -> "OnnxRuntime":
+    """Return the runtime."""
+    return OnnxRuntime()
 
 
-def local_profile(threads: int, batch: int) -> DeviceProfile:
-    """Return the profile of this machine's CPU under the installed ONNX Runtime.
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntime:
+    """ONNX Runtime on CPU."""
 
-    Raises ValueError for threads or batch below 1.
-    """
-    if threads < 1 or batch < 1:
-        raise ValueError(f"threads and batch must be at least 1, got {threads} and {batch}")
-    return DeviceProfile(
-        hardware=_hardware(),
-        runtime=RUNTIME,
-        runtime_version=onnxruntime.__version__,
-        threads=threads,
-        batch=batch,
-    )
+    name: str = NAME
+    max_copies: int = 64
 
+    def version(self) -> str:
+        """Return its version."""
+        for package in ("onnxruntime", "onnxruntime-gpu"):
+            with suppress(PackageNotFoundError):
+                return version(package)
+        raise RuntimeAbsent("ONNX Runtime is not installed: pip install onnxruntime")
 
-def measure_table(
-    profile: DeviceProfile,
-    requests: Iterable[GridRequest],
-    known: LatencyTable | None = None,
-    progress: Progress = _silent,
-) -> LatencyTable:
-    """Return a table that covers `requests`: `known`, and what had to be measured beyond it.
+    def profile(self, threads: int, batch: int) -> DeviceProfile:
+        """Return the profile of this machine's CPU."""
+        return cpu_profile(self.name, self.version(), threads, batch)
 
-    Points in `known` are never measured again; when it covers everything it is returned as it is. Each request is
-    measured on a coarse grid and refined where interpolation fails (`lut.measure.grid`); when `known` has no stair yet,
-    that is found first. `progress(done, total)` counts points; `total` grows when a grid is refined.
-    Raises ValueError when this machine is not `profile`'s, `known` belongs to another profile, or a request describes
-    no operator.
-    """
-    _check_profile(profile)
-    if known is not None and known.profile != profile:
-        raise ValueError("the known table belongs to another device profile")
-    start = time.monotonic()
-    table = known or LatencyTable(profile=profile, entries={})
-    wanted = table.missing(merge_requests(requests))
-    if not wanted:
-        return table
-    step = table.step if table.entries or table.step > 1 else measure_step(profile, wanted)
-    with tempfile.TemporaryDirectory(prefix="latency-") as folder:
-        bench = Bench(profile, Path(folder), wanted)
-        entries = _adaptive(bench, wanted, step, table, progress)
-        noise = bench.noise
-    seconds = time.monotonic() - start
-    fresh = replace(table, entries=entries, step=step, noise=noise, seconds=seconds)
-    return table.merge(fresh)
+    def runs(self, signature: OpSignature) -> bool:
+        """Return whether the pattern can be lowered to standard operators."""
+        return not signature.pattern or Pattern.parse(signature.pattern).lowerable
+
+    def settled(self, profile: DeviceProfile) -> nullcontext[None]:
+        """Every session has threads of its own."""
+        return nullcontext()
+
+    def lab(self, profile: DeviceProfile, folder: Path, weights: Path) -> "_Lab":
+        """Return a lab whose sessions share buffers and map one file of weights."""
+        return _Lab(profile=profile, folder=folder, weights=weights)
+
+    def network_run(self, model: Model, profile: DeviceProfile) -> Run:
+        """Return a run of an ONNX network; a symbolic first dimension becomes the profile's batch."""
+        return network_run(onnx_of(model), profile)
+
+    def outputs(self, model: Model, profile: DeviceProfile, images: np.ndarray) -> np.ndarray:
+        """Return the first output."""
+        session = network_session(onnx_of(model), profile)
+        return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
 
 
-def measure_points(
-    profile: DeviceProfile,
-    points: Iterable[tuple[OpSignature, int, int]],
-    progress: Progress = _silent,
-) -> LatencyTable:
-    """Return a table of exactly these (signature, c_in, c_out), measured now: for the entries that a plan leans on.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lab:
+    profile: DeviceProfile
+    folder: Path
+    weights: Path
+    buffers: Buffers = field(default_factory=dict)
+    nothing: list[Run] = field(default_factory=list)
 
-    Give every operator of the network, repeated signatures too: they tell how cold weights are. To put the result into
-    an older table, `table.merge(result)`. Raises ValueError when this machine is not `profile`'s.
-    """
-    _check_profile(profile)
-    start = time.monotonic()
-    listed = list(points)
-    requests = [GridRequest(signature=s, c_ins=(i,), c_outs=(o,)) for s, i, o in listed]
-    with tempfile.TemporaryDirectory(prefix="latency-") as folder:
-        bench = Bench(profile, Path(folder), requests)
-        entries = bench.measure([(s, (i, o)) for s, i, o in dict.fromkeys(listed)], progress)
-        noise = bench.noise
-    return LatencyTable(profile=profile, entries=entries, noise=noise, seconds=time.monotonic() - start)
+    def operator(self, signature: OpSignature, c_in: int, c_out: int) -> "_Operator":
+        isolated = isolate(signature, c_in, c_out, self.profile.batch, session_options(self.profile))
+        return _Operator(lab=self, isolated=isolated, repacked=signature.kind == "linear")
 
+    def clear(self) -> None:
+        self.buffers.clear()
+        self.nothing.clear()
 
-def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest]) -> int:
-    """Return the stair width of the device, found on the most expensive signature of `requests`; 1 where nothing varies.
+    def rest(self) -> Run:
+        """Return the fixed cost of a run, one for all operators."""
+        if not self.nothing:
+            self.nothing.append(self.bound(identity_model().SerializeToString()))
+        return self.nothing[0]
 
-    Neighbouring widths are measured as its output and as its input, and `lut.measure.stair` reads the stair off the sum.
-    The map is shrunk to 28 pixels: stairs lie in the channels. `LatencyTable(profile=profile, entries={}, step=step)`
-    then offers widths, before anything else is measured. Raises ValueError when this machine is not `profile`'s.
-    """
-    _check_profile(profile)
-    free = [r for r in requests if r.signature.kind in ("conv", "linear") and r.signature.groups == 1]
-    if not free:
-        return 1
-    dearest = max(free, key=lambda r: (num_macs(r.signature, max(r.c_ins), max(r.c_outs)), max(r.c_outs))).signature
-    height, width = min(dearest.height, _STAIR_PIXELS), min(dearest.width, _STAIR_PIXELS)
-    signature = replace(dearest, height=height, width=width, pattern="")
-    other = _STAIR_CHANNELS
-    points = {(signature, pair): None for w in stair.WIDTHS for pair in ((other, w), (w, other))}
-    request = GridRequest(signature=signature, c_ins=(other,), c_outs=(other, max(stair.WIDTHS)))
-    with tempfile.TemporaryDirectory(prefix="latency-") as folder:
-        entries = Bench(profile, Path(folder), [request]).measure(list(points), _silent)[signature]
-    cost_us = [entries[other, w].p50_us + entries[w, other].p50_us for w in stair.WIDTHS]
-    return stair.stair_step(np.array(stair.WIDTHS), np.array(cost_us))
+    def bound(self, model: bytes, own_outputs: bool = False) -> Run:
+        session = verbatim_session(model, self.profile, self.folder)
+        return bound_run(session, {}, self.buffers, own_outputs)
 
 
-def measure_models(
-    models: Sequence[bytes | Path],
-    profile: DeviceProfile,
-    *,
-    min_seconds: float = 1.0,
-    rounds: int = 10,
-    min_runs: int = 3,
-    progress: Callable[[float], None] = lambda fraction: None,
-) -> list[Timing]:
-    """Return the latency of whole ONNX networks, timed in turns in this one process so that drift cancels between them.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Operator:
+    lab: _Lab
+    isolated: IsolatedOperator
+    repacked: bool
+    """The runtime repacks the weights of matrix products, copy by copy; others stay in the one file that all map."""
 
-    Every network is run for at least `min_seconds` in total and `rounds * min_runs` times. Inputs are fixed random
-    numbers; a symbolic first dimension becomes `profile.batch`. `progress` runs from 0 to 1.
-    Raises ValueError for a network that cannot be loaded or fed, or when this machine is not `profile`'s.
-    """
-    _check_profile(profile)
-    timed = [Timed(network_run(model, profile), profile.threads) for model in models]
-    for one in timed:
-        one.quick_s(5)
-    interleave(
-        timed,
-        rounds=rounds,
-        slice_s=min_seconds / rounds,
-        min_runs=min_runs,
-        on_round=lambda number: progress(number / rounds),
-    )
-    return [one.timing() for one in timed]
+    @property
+    def weight_bytes(self) -> int:
+        return self.isolated.weight_bytes
 
+    def held_bytes(self, copies: int) -> int:
+        return copies * self.weight_bytes * self.repacked
 
-def _adaptive(
-    bench: Bench, requests: Sequence[GridRequest], step: int, known: LatencyTable, progress: Progress
-) -> Measured:
-    """Measure coarse grids, then lines where interpolation fails; the last pass only fills lines."""
-    plans = [first_plan(request, step) for request in requests]
-    found: Measured = {}
-    done = 0
-    for remaining in reversed(range(PASSES)):
-        wanted = {(p.request.signature, c): None for p in plans for c in p.points() + (p.probes() if remaining else [])}
-        todo = [(s, c) for s, c in wanted if c not in found.get(s, {}) and c not in known.entries.get(s, {})]
+    def run(self, copies: int, *, own_outputs: bool) -> Run:
+        file = self.lab.weights
+        model = repeated(self.isolated, copies, file.name, file.stat().st_size)
+        return self.lab.bound(model.SerializeToString(), own_outputs)
 
-        def report(part: int, total: int, before: int = done) -> None:
-            progress(before + part, before + total)
-
-        for signature, entries in bench.measure(todo, report).items():
-            found.setdefault(signature, {}).update(entries)
-        done += len(todo)
-        tolerance = max(TOLERANCE, _NOISE_FACTOR * bench.noise)
-        if remaining:
-            plans = [p.refined(_values(p.request.signature, found, known), tolerance) for p in plans]
-    return found
-
-
-def _values(signature: OpSignature, found: Measured, known: LatencyTable) -> Mapping[Point, float]:
-    points = {**known.entries.get(signature, {}), **found.get(signature, {})}
-    return {point: entry.p50_us for point, entry in points.items()}
-
-
-def _check_profile(profile: DeviceProfile) -> None:
-    here = local_profile(profile.threads, profile.batch)
-    if profile != here:
-        raise ValueError(f"this machine measures for {here}, not for {profile}")
-
-
-def _hardware() -> str:
-    """Return the CPU's name, and with it family and model, because a hypervisor often hides the name."""
-    fields: dict[str, str] = {}
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            fields.setdefault(name.strip(), value.strip())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processor = fields.get("model name") or platform.processor() or platform.machine()
-    if {"cpu family", "model"} <= fields.keys():
-        processor += f" (family {fields['cpu family']} model {fields['model']})"
-    return f"{processor}, {cores} cores"
+    def rest(self, copies: int) -> Run:
+        return self.lab.rest()

@@ -1,72 +1,95 @@
-"""Latencies of whole networks in OpenVINO on CPU, where it is installed: what `lut.measure.onnxruntime` says of its own
-runtime.
+"""OpenVINO on CPU, in float32: operators by difference (`lut.measure.neighbours`), as it gives no optimised graph back.
+
+Its per-node counters count whole microseconds of each run, too few for small operators.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lut.measure.onnx_ops import random_array
-from lut.measure.onnxruntime import local_profile as onnxruntime_profile
-from lut.measure.timing import Timed, Timing, interleave
+from lut.measure.arrays import random_array
+from lut.measure.hardware import cpu_profile
+from lut.measure.neighbours import BetweenNeighbours
+from lut.measure.runtime import Model, Run, RuntimeAbsent, onnx_of
+from lut.pattern import Pattern
 from lut.profile import DeviceProfile
+from lut.signature import OpSignature
 
-RUNTIME = "openvino"
-
-
-class RuntimeAbsent(RuntimeError):
-    """OpenVINO is not installed here."""
+NAME = "openvino"
 
 
-def local_profile(threads: int, batch: int) -> DeviceProfile:
-    """Return the profile of this machine's CPU under the installed OpenVINO.
-
-    Raises ValueError for threads or batch below 1, RuntimeAbsent where there is no OpenVINO.
-    """
-    here = onnxruntime_profile(threads, batch)
-    return replace(here, runtime=RUNTIME, runtime_version=str(_openvino().__version__).partition("-")[0])
+def make(name: str) -> "OpenVino":
+    """Return the runtime."""
+    return OpenVino()
 
 
-def measure_models(
-    models: Sequence[bytes | Path],
-    profile: DeviceProfile,
-    *,
-    min_seconds: float = 1.0,
-    rounds: int = 10,
-    min_runs: int = 3,
-) -> list[Timing]:
-    """Return the latency of whole ONNX networks in float32, timed in turns in this one process.
+@dataclass(frozen=True, kw_only=True)
+class OpenVino:
+    """OpenVINO's CPU plugin."""
 
-    Every network is run for at least `min_seconds` in total and `rounds * min_runs` times, on fixed random inputs.
-    Raises ValueError for a network that cannot be loaded or has inputs of open size, or when this machine is not
-    `profile`'s; RuntimeAbsent where there is no OpenVINO.
-    """
-    if profile != (here := local_profile(profile.threads, profile.batch)):
-        raise ValueError(f"this machine measures for {here}, not for {profile}")
-    timed = [Timed(_run(model, profile.threads), profile.threads) for model in models]
-    for one in timed:
-        one.quick_s(5)
-    interleave(timed, rounds=rounds, slice_s=min_seconds / rounds, min_runs=min_runs)
-    return [one.timing() for one in timed]
+    name: str = NAME
+    max_copies: int = 32
+
+    def version(self) -> str:
+        """Return its version."""
+        try:
+            return version("openvino")
+        except PackageNotFoundError as missing:
+            raise RuntimeAbsent("OpenVINO is not installed: pip install 'secateur[openvino]'") from missing
+
+    def profile(self, threads: int, batch: int) -> DeviceProfile:
+        """Return the profile of this machine's CPU."""
+        return cpu_profile(self.name, self.version(), threads, batch)
+
+    def runs(self, signature: OpSignature) -> bool:
+        """Return whether the pattern can be lowered to standard operators."""
+        return not signature.pattern or Pattern.parse(signature.pattern).lowerable
+
+    def settled(self, profile: DeviceProfile) -> nullcontext[None]:
+        """Every compiled network has threads of its own."""
+        return nullcontext()
+
+    def lab(self, profile: DeviceProfile, folder: Path, weights: Path) -> "_Lab":
+        """Return a lab whose operators share nothing."""
+        return _Lab(profile=profile)
+
+    def network_run(self, model: Model, profile: DeviceProfile) -> Run:
+        """Return a run of an ONNX network whose inputs are of fixed size and the profile's batch."""
+        return _run(onnx_of(model), profile, is_network=True)
+
+    def outputs(self, model: Model, profile: DeviceProfile, images: np.ndarray) -> np.ndarray:
+        """Return the first output."""
+        return np.array(_compiled(onnx_of(model), profile.threads)([images])[0])
 
 
-def outputs(model: bytes | Path, threads: int, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return what the network computes in float32 on `feeds`, one array for each input. Errors as `measure_models`."""
-    results = _compiled(model, threads)(list(feeds))
-    return [np.array(value) for value in results.values()]
+@dataclass(frozen=True, kw_only=True)
+class _Lab:
+    profile: DeviceProfile
+
+    def operator(self, signature: OpSignature, c_in: int, c_out: int) -> BetweenNeighbours:
+        return BetweenNeighbours(
+            signature=signature, c_in=c_in, c_out=c_out, batch=self.profile.batch,
+            load=lambda model: _run(model, self.profile),
+        )  # fmt: skip
+
+    def clear(self) -> None:
+        """Nothing is shared."""
 
 
-def _run(model: bytes | Path, threads: int) -> Callable[[], None]:
-    compiled = _compiled(model, threads)
+def _run(model: bytes | Path, profile: DeviceProfile, *, is_network: bool = False) -> Run:
+    compiled = _compiled(model, profile.threads)
     request = compiled.create_infer_request()
     for position, value in enumerate(compiled.inputs):
+        shape = tuple(value.get_shape())
+        if is_network and shape[:1] != (profile.batch,):
+            raise ValueError(f"input {value.get_any_name()} is {list(shape)}, the profile has batch {profile.batch}")
         # Never negative, as after a ReLU.
-        array = np.abs(random_array(tuple(value.get_shape()), offset=position))
-        request.set_input_tensor(position, _openvino().Tensor(array))
+        request.set_input_tensor(position, _openvino().Tensor(np.abs(random_array(shape, offset=position))))
 
     def run() -> None:
         request.infer()
@@ -92,7 +115,4 @@ def _compiled(model: bytes | Path, threads: int) -> Any:
 
 
 def _openvino() -> Any:
-    try:
-        return importlib.import_module("openvino")
-    except ImportError as missing:
-        raise RuntimeAbsent("OpenVINO is not installed: pip install 'secateur[openvino]'") from missing
+    return importlib.import_module("openvino")

@@ -1,14 +1,16 @@
 """ONNX Runtime sessions made for timing: a fixed number of threads, inputs and outputs bound to buffers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from lut.measure.onnx_ops import random_array
+from lut.measure.arrays import random_array
+from lut.measure.runtime import Run
 from lut.profile import DeviceProfile
 
+CPU = ("CPUExecutionProvider",)
 Buffers = dict[tuple[object, ...], onnxruntime.OrtValue]
 """Tensors by role and shape, shared by sessions that run one after another."""
 
@@ -30,22 +32,37 @@ def verbatim_session(model: bytes, profile: DeviceProfile, folder: Path | None =
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=list(CPU))
 
 
-def network_run(model: bytes | Path, profile: DeviceProfile) -> Callable[[], None]:
-    """Return a function that runs a whole network once, on fixed random inputs.
+def network_session(
+    model: bytes | Path, profile: DeviceProfile, providers: Sequence[str] = CPU
+) -> onnxruntime.InferenceSession:
+    """Return a session of a whole network. Raises ValueError for a file that is no ONNX network, or a
+    first provider whose libraries are not there.
+    """
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(source, session_options(profile), providers=list(providers))
+    except Exception as error:  # the runtime has a class of its own for every way a file can be wrong
+        raise ValueError(f"ONNX Runtime cannot load the network: {error}") from error
+    # Where a GPU library is missing it goes on without a word on the next provider.
+    if (first := session.get_providers()[0]) != providers[0]:
+        raise ValueError(f"ONNX Runtime cannot load {providers[0]}, and would run the network on {first}")
+    return session
+
+
+def network_run(
+    model: bytes | Path, profile: DeviceProfile, providers: Sequence[str] = CPU, device: str = "cpu"
+) -> Run:
+    """Return a run of a whole network on fixed random inputs, which lie on `device` as its outputs do.
 
     Raises ValueError for a file that is no ONNX network, or inputs that are not float tensors of fixed size and the
     profile's batch.
     """
-    source = model if isinstance(model, bytes) else str(model)
-    try:
-        session = onnxruntime.InferenceSession(source, session_options(profile), providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime has a class of its own for every way a file can be wrong
-        raise ValueError(f"ONNX Runtime cannot load the network: {error}") from error
+    session = network_session(model, profile, providers)
     shapes = {value.name: _input_shape(value, profile.batch) for value in session.get_inputs()}
-    return bound_run(session, shapes, {})
+    return bound_run(session, shapes, {}, device=device)
 
 
 def bound_run(
@@ -53,8 +70,9 @@ def bound_run(
     shapes: Mapping[str, tuple[int, ...]],
     buffers: Buffers,
     own_outputs: bool = False,
-) -> Callable[[], None]:
-    """Return a function that runs `session` with inputs and outputs bound to `buffers`.
+    device: str = "cpu",
+) -> Run:
+    """Return a run of `session` with inputs and outputs bound to `buffers` on `device` (`cpu`, `cuda`).
 
     `shapes` overrides the input shapes that the session states. Outputs of one shape share a buffer, unless
     `own_outputs`. The session runs once, to learn the shapes of its outputs.
@@ -66,11 +84,11 @@ def bound_run(
         if key not in buffers:
             # Never negative, as after a ReLU.
             array = np.abs(random_array(shape, offset=position))
-            buffers[key] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            buffers[key] = onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0)
         binding.bind_ortvalue_input(value.name, buffers[key])
     names = [value.name for value in session.get_outputs()]
     for name in names:
-        binding.bind_output(name)
+        binding.bind_output(name, device)
     session.run_with_iobinding(binding)
     for name, result in zip(names, binding.get_outputs(), strict=True):
         shared = result if own_outputs else buffers.setdefault(("out", tuple(result.shape())), result)

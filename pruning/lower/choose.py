@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from lut.measure.timing import Timing
+from lut.measure.networks import measure_models
 from lut.profile import DeviceProfile
 from pruning.lower.lists import lists_of
 from pruning.lower.rewrite import kept_dense, lower
 from pruning.masked import Masks
 from pruning.network import Network
 from pruning.onnx_export import write
+from pruning.program import program
 
 Measure = Callable[[Sequence[Network]], Sequence[float]]
 """Latencies of networks, timed in turns in one run; any unit."""
@@ -26,16 +27,11 @@ _AT_ONCE = 6
 """Networks that are compared in one run: a large one is held in memory twice."""
 
 
-def latency_ms(
-    measure_models: Callable[..., Sequence[Timing]], profile: DeviceProfile, *, seconds: float = 0.5
-) -> Measure:
-    """Return a `Measure`: p50 in ms on this machine, over `seconds` of each network.
-
-    `measure_models` is `lut.measure.onnxruntime`'s or `lut.measure.openvino`'s, and `profile` belongs to it.
-    """
+def latency_ms(profile: DeviceProfile, *, seconds: float = 0.5) -> Measure:
+    """Return a `Measure`: p50 in ms on this machine, in the profile's runtime, over `seconds` of each network."""
 
     def measure(networks: Sequence[Network]) -> list[float]:
-        models = [write(network, profile.batch).SerializeToString() for network in networks]
+        models = [program(network, write(network, profile.batch)) for network in networks]
         timings = measure_models(models, profile, min_seconds=seconds, rounds=5, min_runs=2)
         return [timing.p50_ms for timing in timings]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from lut.measure.onnxruntime import measure_points
+from lut.measure.tables import measure_points
 from lut.pattern import Pattern
 from lut.profile import DeviceProfile
 from lut.signature import OpSignature
@@ -19,7 +19,8 @@ Point = tuple[OpSignature, int, int]
 
 
 def layer_times_us(network: Network, masks: Masks, profile: DeviceProfile) -> dict[str, tuple[float, float]]:
-    """Return (dense, lowered) p50 in microseconds of every layer of `masks` that `lower` rewrites, in ONNX Runtime.
+    """Return (dense, lowered) p50 in microseconds of every layer of `masks` that `lower` rewrites, in
+    `profile`'s runtime.
 
     Isolated operators (`lut.measure.isolate`), every signature once; lists are as long as the layer's longest. Layers
     whose last block-row is smaller have no entry. Raises ValueError when this machine is not `profile`'s.

@@ -20,7 +20,7 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ranked:
+class Ranked:
     """One layer's rank columns, best first, after N:M."""
 
     fitted: Pattern
@@ -32,7 +32,21 @@ class _Ranked:
     """Weights of the dense layer."""
 
 
-def allocate(saliency: Mapping[str, Tensor], pattern: Pattern, density: float, floor: float) -> dict[str, Pattern]:
+def rank(saliency: Mapping[str, Tensor], pattern: Pattern) -> dict[str, Ranked]:
+    """Return the rank columns of every layer, by its name.
+
+    Args:
+        saliency: of each layer to mask, as in `best_mask`.
+        pattern: with tiles; its share is ignored.
+
+    Raises ValueError for a pattern without tiles, and for a layer the pattern does not fit.
+    """
+    if not pattern.tile_out:
+        raise ValueError(f"rank columns are of tiles: {pattern.id} has none")
+    return {name: _ranked(name, values, pattern) for name, values in saliency.items()}
+
+
+def allocate(layers: Mapping[str, Ranked], density: float, floor: float) -> dict[str, Pattern]:
     """Return the pattern of each layer, fitted and with a share of its own, that together keep `density` of the weights.
 
     Rank columns go in ascending order of their normalised score until the kept weights of all layers, N:M included, are
@@ -41,17 +55,14 @@ def allocate(saliency: Mapping[str, Tensor], pattern: Pattern, density: float, f
     size decides; a layer without any saliency counts as flat. Ties go to the layer that is named first.
 
     Args:
-        saliency: of each layer to mask, as in `best_mask`.
-        pattern: with tiles; its share is ignored.
+        layers: as `rank` gives them.
         density: kept weights over all weights of these layers, in (0, 1].
         floor: least share of tiles each layer keeps, in [0, 1]; one rank column stays in any case.
 
-    Raises ValueError for numbers out of range, for a layer the pattern does not fit, and when the floor alone keeps more
-    than `density`.
+    Raises ValueError for numbers out of range, and when the floor alone keeps more than `density`.
     """
-    if not pattern.tile_out or not 0 < density <= 1 or not 0 <= floor <= 1:
-        raise ValueError(f"wants tiles, a density in (0, 1] and a floor in [0, 1]: {pattern.id}, {density}, {floor}")
-    layers = {name: _ranked(name, values, pattern) for name, values in saliency.items()}
+    if not 0 < density <= 1 or not 0 <= floor <= 1:
+        raise ValueError(f"wants a density in (0, 1] and a floor in [0, 1]: {density}, {floor}")
     least = {name: max(1, math.ceil(floor * len(layer.scores) - _ROUNDING)) for name, layer in layers.items()}
     left = {name: len(layer.scores) for name, layer in layers.items()}
     excess = sum(sum(x.weights) for x in layers.values())
@@ -72,7 +83,7 @@ def allocate(saliency: Mapping[str, Tensor], pattern: Pattern, density: float, f
     return {name: replace(x.fitted, share=Fraction(left[name], len(x.scores))) for name, x in layers.items()}
 
 
-def _ranked(name: str, saliency: Tensor, pattern: Pattern) -> _Ranked:
+def _ranked(name: str, saliency: Tensor, pattern: Pattern) -> Ranked:
     try:
         layer = as_layer(saliency)
         fitted = pattern.fitted(layer.shape[1], layer.shape[0], layer.shape[2])
@@ -82,7 +93,7 @@ def _ranked(name: str, saliency: Tensor, pattern: Pattern) -> _Ranked:
     ranked = torch.sort(tile_sums(torch.where(kept, layer, 0), fitted), dim=1, descending=True, stable=True)
     scores = ranked.values.sum(dim=0)
     mean = float(scores.mean())
-    return _Ranked(
+    return Ranked(
         fitted=fitted,
         scores=(scores / mean).tolist() if mean > 0 else [1.0] * len(scores),
         weights=[round(x) for x in tile_sums(kept, fitted).gather(1, ranked.indices).sum(dim=0).tolist()],

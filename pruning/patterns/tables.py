@@ -37,6 +37,10 @@ class PatternTable:
     fits: np.ndarray
     """bool [P, n_in, n_out]: False where the pattern is the dense layer, and costs as much."""
 
+    def weighed(self, loss: float) -> "PatternTable":
+        """Return the table in which what patterns lose counts `loss` times."""
+        return replace(self, value=loss * self.value)
+
 
 def maskable(network: Network, operators: Sequence[Operator]) -> dict[str, str]:
     """Return the module of every operator that may have a pattern: convolutions without groups, the stem left out.
@@ -69,6 +73,8 @@ def pattern_tables(
     weights: Mapping[str, Tensor],
     patterns: Sequence[Pattern],
     choices: Choices,
+    *,
+    ranked: bool = True,
 ) -> dict[str, PatternTable]:
     """Return the tables of every operator in `modules`, by its name.
 
@@ -84,8 +90,12 @@ def pattern_tables(
         weights: float, in the shape of the weight, by module.
         patterns: lowerable ones.
         choices: offered widths by group.
+        ranked: whether block-rows are cut of units in the order of their saliency; False where every unit stays in its place.
     """
-    rank = {group: np.argsort(-values, kind="stable") for group, values in saliency.items()}
+    rank = {
+        group: np.argsort(-values, kind="stable") if ranked else np.arange(len(values))
+        for group, values in saliency.items()
+    }
     slots = _slots(groups)
     scales = _scales(groups, saliency, weights)
     usual = float(np.median(list(scales.values()))) if scales else 1.0
@@ -94,13 +104,13 @@ def pattern_tables(
         module = modules.get(operator.name)
         if module is None:
             continue
-        ranked = weights[module]
+        scores = weights[module]
         for axis, dim in (("out", 0), ("in", 1)):
             if slot := slots.get((module, axis)):
                 order = rank[slot[0]]
-                ranked = ranked.index_select(dim, torch.from_numpy(slot[1].index[order].reshape(-1)))
-        value, fits = value_table(ranked, patterns, _counts(operator.c_in, choices), _counts(operator.c_out, choices))
-        dense, _ = value_table(ranked, [Pattern()], _counts(operator.c_in, choices), _counts(operator.c_out, choices))
+                scores = scores.index_select(dim, torch.from_numpy(slot[1].index[order].reshape(-1)))
+        value, fits = value_table(scores, patterns, _counts(operator.c_in, choices), _counts(operator.c_out, choices))
+        dense, _ = value_table(scores, [Pattern()], _counts(operator.c_in, choices), _counts(operator.c_out, choices))
         scale = scales.get((module, "in"), scales.get((module, "out"), usual))
         found[operator.name] = PatternTable(patterns=tuple(patterns), value=scale * (value - dense), fits=fits)
     return found

@@ -78,6 +78,11 @@ class _Kept:
         return layer.sum(dim=2, dtype=torch.float64)[:, None]
 
 
+def differs(pattern: Pattern, c_in: int, c_out: int, num_taps: int) -> bool:
+    """Return False where the pattern does not fit a layer of these channels, or would keep all of it: it is dense then."""
+    return _fitted(pattern, c_in, c_out, num_taps) is not None
+
+
 def _fitted(pattern: Pattern, c_in: int, c_out: int, num_taps: int) -> Pattern | None:
     """Return the pattern fitted to these widths; None where it does not fit or keeps everything."""
     if not c_in or not c_out:

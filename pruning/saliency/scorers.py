@@ -31,6 +31,8 @@ class Scorer(ABC):
         self.layers = layers
         """Modules whose single weights are scored, too."""
         self.modules = dict(network.module.named_modules())
+        self.behind: Mapping[str, Tensor] = {}
+        """Values that masked layers' weights have behind their mask, by module: what `weights` scores."""
         self.totals = {group.id: np.zeros(group.units) for group in groups}
 
     def add(self, gradients: Gradients) -> None:  # noqa: B027 - methods that need no data take none in
@@ -38,7 +40,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def weight_totals(self, layer: str, weight: Tensor) -> Tensor:
-        """Return the saliency of every weight of a layer, summed over the mini-batches, in the shape of `weight`."""
+        """Return the saliency of every weight of a layer, were its values `weight`, summed over the mini-batches."""
 
     def units(self, num_batches: int) -> dict[str, np.ndarray]:
         """Return the mean over the mini-batches, float64 [u] by group id."""
@@ -47,7 +49,7 @@ class Scorer(ABC):
     def weights(self, num_batches: int) -> dict[str, Tensor]:
         """Return the mean over the mini-batches, float32 in the shape of the weight, by layer."""
         times = num_batches if self.needs_gradients else 1
-        totals = {name: self.weight_totals(name, self.weight(name)) for name in self.layers}
+        totals = {name: self.weight_totals(name, self.behind.get(name, self.weight(name))) for name in self.layers}
         return {name: (total / times).float().cpu() for name, total in totals.items()}
 
     def weight(self, layer: str) -> Tensor:
@@ -90,11 +92,11 @@ class SquaredTaylor(Scorer):
                         unit += self.per_unit(product, slot)
             self.totals[group.id] += unit**2
         for name, total in self.squares.items():
-            for product in self.products(name, gradients, ("weight",)):
-                total += product.square()
+            if (gradient := gradients.get(f"{name}.weight")) is not None:
+                total += gradient.square()
 
     def weight_totals(self, layer: str, weight: Tensor) -> Tensor:
-        return self.squares[layer]
+        return weight.square() * self.squares[layer]
 
 
 class BatchNormTaylor(Scorer):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -79,6 +80,7 @@ def score_all(
     *,
     others: Others | None = None,
     weights: bool = False,
+    behind: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Scores:
     """Return the saliency of every unit, and of every weight if asked, by every method, from one pass over `batches`.
 
@@ -95,6 +97,8 @@ def score_all(
         others: read by `other_classes` alone. Where its head is not that of `network`, so is the shape of that layer's
             weight saliency.
         weights: whether to fill `Scores.weights`, for every linear layer and every convolution that is not grouped.
+        behind: by module, the weights of a masked layer with the values they have behind their mask. They are what
+            `Scores.weights` is about, at the gradient of the masked network (straight-through); units are scored as they are.
 
     Raises:
         ValueError: an unknown method, `other_classes` without `others`, or no mini-batch with finite gradients where a
@@ -114,6 +118,8 @@ def score_all(
         num_others, dropped = _feed({OTHER_CLASSES: scorer}, others.network, groups, layers, others.batches)
         found[OTHER_CLASSES] = (scorer, num_others)
         num_dropped += dropped
+    for scorer, _ in found.values():
+        scorer.behind = behind
     return Scores(
         values={name: found[name][0].units(found[name][1]) for name in methods},
         weights={name: found[name][0].weights(found[name][1]) for name in methods} if weights else {},

@@ -7,7 +7,7 @@ tensors), `file` (the safetensors file), `size` (bytes beside CSR and dense). Th
 
 from lut.metadata import metadata_bits
 from pruning.storage.file import SCHEMA_VERSION, load_compact, save_compact
-from pruning.storage.pack import BITMAP, Header, pack, pack_with_headers, unpack
+from pruning.storage.pack import BITMAP, Header, differing, pack, pack_with_headers, unpack
 from pruning.storage.size import LayerSize, SizeReport, size_report
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Header",
     "LayerSize",
     "SizeReport",
+    "differing",
     "load_compact",
     "metadata_bits",
     "pack",

@@ -116,6 +116,19 @@ def unpack(tensors: Mapping[str, Tensor], headers: Mapping[str, Header]) -> dict
     return state
 
 
+def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the names of tensors that are in one state dict alone, or differ in type, shape or any bit; sorted."""
+
+    def bits_of(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits_of(a), bits_of(b))
+
+    shared = one.keys() & other.keys()
+    return tuple(sorted({*(one.keys() ^ other.keys()), *(name for name in shared if not same(one[name], other[name]))}))
+
+
 def _parts_of(names: Iterable[str], modules: Container[str]) -> list[str]:
     """Return the names that are those of packed parts: `<module>.weight:<part>`."""
     split = ((name, *name.rpartition(".weight:")[:2]) for name in names)

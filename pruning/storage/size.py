@@ -1,12 +1,14 @@
 """How small a masked network becomes: compact storage beside CSR and dense."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from lut.metadata import metadata_bits
 from lut.pattern import Pattern
-from pruning.storage.pack import pack_with_headers
+from pruning.storage.pack import BITMAP, Header, pack_with_headers
 
 _INDEX_BYTES = 4
 
@@ -24,6 +26,8 @@ class LayerSize:
     """Values and indices, each padded to whole bytes."""
     metadata_bytes: int
     """The indices among them."""
+    metadata_bits: int
+    """What the indices take before padding: `lut.metadata.metadata_bits`, or one bit a weight for a bitmap."""
     csr_bytes: int
     """Values, int32 column indices and int32 row pointers over the matrix C_out x (C_in * kh * kw)."""
     dense_bytes: int
@@ -35,6 +39,11 @@ class SizeReport:
 
     layers: tuple[LayerSize, ...]
     other_bytes: int
+
+    @property
+    def metadata_bits(self) -> int:
+        """Of all masked layers."""
+        return sum(layer.metadata_bits for layer in self.layers)
 
     @property
     def compact_bytes(self) -> int:
@@ -71,8 +80,16 @@ def size_report(
                 num_kept=len(values),
                 compact_bytes=values.nbytes + metadata,
                 metadata_bytes=metadata,
+                metadata_bits=_bits(header),
                 csr_bytes=csr,
                 dense_bytes=state[name].nbytes,
             )
         )
     return SizeReport(layers=tuple(layers), other_bytes=sum(tensor.nbytes for tensor in packed.values()))
+
+
+def _bits(header: Header) -> int:
+    c_out, c_in, *kernel = header.shape
+    if header.pattern == BITMAP:
+        return math.prod(header.shape)
+    return metadata_bits(Pattern.parse(header.pattern), c_in, c_out, math.prod(kernel))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from secateur import __version__
-from secateur.cli import inventory, jobs, prune, serve
+from secateur.cli import builds, inventory, jobs, prune, serve
 from secateur.cli.common import Commands
 
 app = typer.Typer(
@@ -54,5 +54,7 @@ for command, panel in (
     # What follows `secateur worker` and is not its own goes on to the worker as it is.
     settings = {"allow_extra_args": True, "ignore_unknown_options": True} if command is serve.worker else None
     app.command(rich_help_panel=panel, context_settings=settings)(command)
+
+app.add_typer(builds.lut, name="lut", rich_help_panel=STORED)
 
 __all__ = ["app"]

@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from secateur.schemas import FinetuneOptions, PruneJobCreate, Saliency, Solver
+from secateur.schemas import FinetuneOptions, PruneJobCreate, Saliency, ScheduleOptions, Solver
 
 JOB = {name: info.default for name, info in PruneJobCreate.model_fields.items()}
 TRAINING = {name: info.default for name, info in FinetuneOptions.model_fields.items()}
+STEPWISE = {name: info.default for name, info in ScheduleOptions.model_fields.items()}
 
 _INPUT, _TARGET, _METHOD, _RESULT = "Network and images", "Target", "Method", "Job and result"
 
@@ -92,13 +93,21 @@ Budget = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Device to measure on.", rich_help_panel=_TARGET)]
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the network: onnxruntime (left out), openvino, torch_eager, torch_compile, torch_cuda...",
+        rich_help_panel=_TARGET,
+        show_default=False,
+    ),
+]
 Threads = Annotated[int, typer.Option(help="CPU threads of an inference.", rich_help_panel=_TARGET)]
 Batch = Annotated[int, typer.Option(help="Images of an inference.", rich_help_panel=_TARGET)]
 
 Also = Annotated[
     list[str] | None,
     typer.Option(
-        help="One more device the same network must keep: BUDGET,threads=2,batch=8,device=pixel6.",
+        help="One more device the same network must keep: BUDGET,runtime=openvino,threads=2,batch=8,device=pixel6.",
         rich_help_panel=_TARGET,
         show_default=False,
     ),
@@ -148,7 +157,21 @@ RemoveStages = Annotated[
     bool, typer.Option(help="Let whole residual branches go where it pays.", rich_help_panel=_METHOD)
 ]
 
-SaliencyName = Annotated[Saliency, typer.Option(help="What says which channels to keep.", rich_help_panel=_METHOD)]
+SaliencyName = Annotated[
+    Saliency,
+    typer.Option(
+        help="What says which channels to keep. For comparison: other_classes (cass on the classes you do not name), random.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Schedule = Annotated[
+    Literal["one_shot", "gradual"],
+    typer.Option(help="gradual: in steps, scored anew and trained a little in between.", rich_help_panel=_METHOD),
+]
+ScheduleSteps = Annotated[int, typer.Option(help="Steps of a gradual job.", rich_help_panel=_METHOD)]
+ScheduleBatches = Annotated[
+    int, typer.Option(help="Mini-batches of training between two steps.", rich_help_panel=_METHOD)
+]
 Mode = Annotated[
     Literal["full", "reconstruct", "none"],
     typer.Option(

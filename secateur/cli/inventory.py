@@ -1,5 +1,9 @@
 """`secateur models | datasets | devices | luts`: what the service holds."""
 
+from typing import Annotated
+
+import typer
+
 from secateur.cli.common import SERVER, Json, Server, age, connect, say_json, show_table, size, table
 
 
@@ -49,25 +53,38 @@ def devices(server: Server = SERVER, json: Json = False) -> None:
     return show_table(table(["ID", "NAME", "HARDWARE", "RUNTIME"], rows))
 
 
-def luts(server: Server = SERVER, json: Json = False) -> None:
+def luts(
+    device: Annotated[str | None, typer.Option(help="Only tables of this device.", show_default=False)] = None,
+    runtime: Annotated[str | None, typer.Option(help="Only of this runtime.", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Only of so many threads.", show_default=False)] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Only of this batch.", show_default=False)] = None,
+    published: Annotated[
+        bool | None, typer.Option("--published/--unpublished", help="Only published tables.", show_default=False)
+    ] = None,
+    server: Server = SERVER,
+    json: Json = False,
+) -> None:
     """List the latency tables: what they were measured on, how many entries they hold, how far to trust them."""
     with connect(server) as client:
-        found = list(client.luts())
+        wanted = {"device": device, "runtime": runtime, "threads": threads, "batch": batch, "published": published}
+        found = list(client.luts(**wanted))
     if json:
         return say_json(found)
     rows = (
         [
             lut.id,
             lut.device_id,
-            " ".join(f"{key}={lut.profile[key]}" for key in ("threads", "batch", "dtype") if key in lut.profile),
+            " ".join(f"{key}={lut.profile[key]}" for key in ("runtime", "threads", "batch") if key in lut.profile),
+            str(lut.version) + ("" if lut.published_version is None else f" (published {lut.published_version})"),
             f"{lut.num_entries:,}",
             str(lut.num_signatures),
             str(lut.step),
             f"{100 * lut.noise:.1f} %",
+            "" if lut.residual is None else f"{100 * lut.residual:.1f} %",
             f"{lut.seconds:.0f} s",
             age(lut.updated_at),
         ]
         for lut in found
     )
-    headings = ["ID", "DEVICE", "PROFILE", "ENTRIES", "OPERATORS", "STEP", "NOISE", "TOOK", "AGE"]
-    return show_table(table(headings, rows, right=headings[3:]))
+    headings = ["ID", "DEVICE", "PROFILE", "VERSION", "ENTRIES", "OPERATORS", "STEP", "NOISE", "ERROR", "TOOK", "AGE"]
+    return show_table(table(headings, rows, right=headings[4:]))

@@ -49,7 +49,7 @@ def parse_budget(text: str, option: str = "--budget") -> dict[str, float]:
 
 
 def parse_also(texts: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Return the wire's `also` from `5ms,threads=2,batch=8,device=pixel6` and the like."""
+    """Return the wire's `also` from `5ms,runtime=openvino,threads=2,batch=8,device=pixel6` and the like."""
     return [_parse_device_budget(text) for text in texts or ()]
 
 
@@ -58,12 +58,12 @@ def _parse_device_budget(text: str) -> dict[str, Any]:
     found: dict[str, Any] = dict(parse_budget(budget, "--also"))
     for setting in settings:
         key, _, value = setting.partition("=")
-        if key == "device" and value:
+        if key in ("device", "runtime") and value:
             found[key] = value
         elif key in ("threads", "batch") and value.isdecimal():
             found[key] = int(value)
         else:
-            raise UsageError(f"--also {text}: write a budget, then threads=2, batch=8 or device=<id>")
+            raise UsageError(f"--also {text}: write a budget, then runtime=openvino, threads=2, batch=8 or device=<id>")
     return found
 
 

@@ -6,7 +6,7 @@ import typer
 
 from secateur.cli import flags
 from secateur.cli.common import SERVER, ExitCode, Json, Server, connect, exit_code, say, say_json, show_table, table
-from secateur.cli.flags import JOB, TRAINING
+from secateur.cli.flags import JOB, STEPWISE, TRAINING
 from secateur.cli.inputs import Inputs
 from secateur.cli.options import (
     parse_also,
@@ -40,6 +40,7 @@ def prune(
     class_map: flags.ClassMap = None,
     class_names: flags.ClassNames = None,
     device: flags.Device = JOB["device"],
+    runtime: flags.Runtime = None,
     threads: flags.Threads = JOB["threads"],
     batch: flags.Batch = JOB["batch"],
     also: flags.Also = None,
@@ -53,6 +54,9 @@ def prune(
     pattern_choices: flags.PatternChoices = None,
     solver: flags.SolverName = JOB["solver"],
     saliency: flags.SaliencyName = JOB["saliency"],
+    schedule: flags.Schedule = STEPWISE["mode"],
+    schedule_steps: flags.ScheduleSteps = STEPWISE["steps"],
+    schedule_batches: flags.ScheduleBatches = STEPWISE["batches"],
     mode: flags.Mode = TRAINING["mode"],
     epochs: flags.Epochs = TRAINING["max_epochs"],
     minutes: flags.Minutes = TRAINING["max_minutes"],
@@ -81,6 +85,7 @@ def prune(
         "dataset_id": "-",
         "classes": split_classes(classes),
         "device": device,
+        "runtime": runtime,
         "threads": threads,
         "batch": batch,
         "also": parse_also(also),
@@ -94,6 +99,7 @@ def prune(
         **({"pattern_choices": split_names(pattern_choices)} if pattern_choices else {}),
         "solver": solver,
         "saliency": saliency,
+        "schedule": {"mode": schedule, "steps": schedule_steps, "batches": schedule_batches},
         "head": head,
         "baselines": baselines,
         "seed": seed,

@@ -40,13 +40,14 @@ def print_job(job: Job) -> None:
     """Print what a job was asked, where it stands and, when it has ended, its result."""
     state, spec = job.state, job.spec
     budget = f"{spec.budget_ms:g} ms" if spec.budget_ms is not None else f"{spec.budget_ratio:g} x dense"
+    where = f"{spec.device}, {spec.runtime}" if spec.runtime else spec.device
     rows = [
         ["job", f"{state.id} {state.name}".strip()],
         ["status", str(state.status) if state.status.ended else f"{state.status}, {100 * state.progress:.0f} % done"],
         ["phase", state.phase or ""],
         ["classes", ", ".join(map(str, spec.classes))],
-        ["budget", f"{budget} on {spec.device}, threads {spec.threads}, batch {spec.batch}"],
-        ["method", f"{spec.saliency}, {spec.finetune.mode}, seed {spec.seed}"],
+        ["budget", f"{budget} on {where}, threads {spec.threads}, batch {spec.batch}"],
+        ["method", f"{spec.saliency}, {spec.solver}, {spec.schedule.mode}, {spec.finetune.mode}, seed {spec.seed}"],
         ["model", spec.model_id],
         ["dataset", spec.dataset_id],
         ["submitted", f"{age(state.created_at)} ago"],

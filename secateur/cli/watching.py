@@ -1,9 +1,11 @@
 """A job's events as they come: a live bar on a terminal, plain lines in a log, JSON lines for programs."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console, Group
@@ -16,6 +18,8 @@ from rich.text import Text
 from secateur.cli.common import ExitCode, say, say_json
 from secateur.client import Client
 from secateur.schemas import JobEvent, JobStatus, PruneJob
+
+T = TypeVar("T")
 
 EXTRA_METRICS = 6
 """Figures shown beside the bar, the latest first."""
@@ -31,6 +35,8 @@ class Progress:
     metrics: dict[str, str] = field(default_factory=dict)
     began: tuple[datetime, float] | None = None
     """When the present attempt began, and the fraction that was done by then."""
+    told: timedelta | None = None
+    """Time left as the service tells it, where it does."""
     now: datetime | None = None
     """The service's clock at the last event."""
 
@@ -51,6 +57,8 @@ class Progress:
                 return f"phase {self.phase}"
             case "progress":
                 self.fraction = _fraction(data, self.fraction)
+                left_s = data.get("seconds_left")
+                self.told = timedelta(seconds=left_s) if isinstance(left_s, (int, float)) else None
                 return None
             case "metric":
                 return self._measure(data)
@@ -80,6 +88,8 @@ class Progress:
     @property
     def remaining(self) -> timedelta | None:
         """Time left if the rest goes as fast as what this attempt did; None until that means anything."""
+        if self.told is not None:
+            return self.told
         done = self.fraction - self.began[1] if self.began else 0.0
         if self.elapsed is None or done < 0.02:
             return None
@@ -87,24 +97,29 @@ class Progress:
 
 
 def watch_job(client: Client, job_id: str, *, json: bool) -> PruneJob:
-    """Return the job when it has ended, having shown what happened meanwhile.
+    """Return the job when it has ended, having shown what happened meanwhile; see `watched`."""
+    return watched(partial(client.wait, job_id, check=False), f"secateur watch {job_id}", json=json)
 
-    With `json`, each event is a line on stdout; else everything goes to stderr. Ctrl-C leaves the job alone and exits
-    with 130.
+
+def watched(wait: Callable[..., T], again: str, *, json: bool) -> T:
+    """Return what `wait(on_event=...)` returns, having shown the events.
+
+    With `json`, each event is a line on stdout; else everything goes to stderr. Ctrl-C leaves the job alone, tells the
+    command `again` that comes back to it, and exits with 130.
     """
     try:
         if json:
-            return client.wait(job_id, on_event=lambda event: say_json(event, line=True), check=False)
+            return wait(on_event=lambda event: say_json(event, line=True))
         if sys.stderr.isatty():
-            return _watch_live(client, job_id)
+            return _watch_live(wait)
         progress = Progress()
-        return client.wait(job_id, on_event=lambda event: _log(progress.take(event)), check=False)
+        return wait(on_event=lambda event: _log(progress.take(event)))
     except KeyboardInterrupt:
-        say(f"\nthe job goes on; come back to it with: secateur watch {job_id}")
+        say(f"\nthe job goes on; come back to it with: {again}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def _watch_live(client: Client, job_id: str) -> PruneJob:
+def _watch_live(wait: Callable[..., T]) -> T:
     console = Console(stderr=True)
     progress = Progress()
     spinner = Spinner("dots")
@@ -116,7 +131,7 @@ def _watch_live(client: Client, job_id: str) -> PruneJob:
         live.update(_picture(progress, spinner))
 
     with Live(_picture(progress, spinner), console=console, transient=True, refresh_per_second=8) as live:
-        return client.wait(job_id, on_event=show, check=False)
+        return wait(on_event=show)
 
 
 def _picture(progress: Progress, spinner: Spinner) -> Group:

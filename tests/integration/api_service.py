@@ -50,12 +50,16 @@ class Service:
         self.app = create_app(self.settings)
         self.client = TestClient(self.app, base_url=BASE_URL)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process of this service needs to know."""
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
+        return {**os.environ, **self._environment, "PYTHONPATH": path}
+
     @contextlib.contextmanager
     def worker(self) -> Iterator[None]:
         """A worker process while the block runs."""
-        path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
-        environment = {**os.environ, **self._environment, "PYTHONPATH": path}
-        process = subprocess.Popen([sys.executable, "-m", "api_steps"], env=environment, cwd=ROOT)
+        process = subprocess.Popen([sys.executable, "-m", "api_steps"], env=self.environment, cwd=ROOT)
         try:
             yield
         finally:

@@ -144,9 +144,9 @@ def test_a_latency_table_is_listed_and_downloaded(idle: Service) -> None:
     assert shown["fingerprint"] == "f0" and "blob_sha256" not in shown
     assert idle.client.get("/v1/luts?device=local").json()["items"] == [shown]
     assert idle.client.get("/v1/luts?device=other").json()["items"] == []
-    table = idle.client.get(f"/v1/luts/{lut.id}/table")
+    table = idle.client.get(f"/v1/luts/{lut.id}/file")
     assert table.json() == {"entries": []} and table.headers["etag"] == f'"{blob.sha256}"'
-    check(idle.client.get("/v1/luts/x/table"), 404, "not_found")
+    check(idle.client.get("/v1/luts/x/file"), 404, "not_found")
     assert idle.client.get("/v1/devices").json()["items"][0]["id"] == "local"
     assert idle.client.get("/v1/devices/local").json()["hardware"] == "cpu"
 

@@ -2,18 +2,22 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from lut.measure.onnxruntime import measure_models
+from lut.measure.networks import measure_models
+from lut.measure.runtime import Program
+from lut.pattern import Pattern
 from pruning.evaluate import accuracy
 from pruning.export import num_macs, num_parameters, onnx_error, to_onnx, weight_bytes
 from pruning.lower.rewrite import lower
+from pruning.modelled import modelled
 from pruning.network import Network
 from workers.context import StepContext, StepProblem
+from workers.steps.compact import compact
 from workers.steps.loading import dense_network, head_rows, job_images, weights
 from workers.steps.planned import MAIN, chosen_plans, plan_masks, slimmed
-from workers.steps.targets import Target, dense_onnx, targets
+from workers.steps.targets import Target, dense_program, targets
 
 MAX_RELATIVE_ERROR = 1e-4
 """Largest difference of logits between PyTorch and the ONNX file, relative to the largest logit where that is above 1."""
@@ -24,11 +28,12 @@ DRIFT = 0.03
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    """Return the verdict and the slimmed network's figures; leave `model.onnx`."""
+    """Return the verdict and the slimmed network's figures; leave `model.onnx` and, where it has masks, its compact form."""
     prepared, job = context.spec["results"]["prepare"], context.spec["job"]
     dense = dense_network(context)
-    masks = plan_masks(context, MAIN)
-    network, _ = slimmed(dense, chosen_plans(context)[MAIN], masks)
+    masks, plan = plan_masks(context, MAIN), chosen_plans(context)[MAIN]
+    patterns = {name: Pattern.parse(one) for name, one in plan["patterns"].items()}
+    network, _ = slimmed(dense, plan, masks)
     network.module.load_state_dict(weights(context.path("model.safetensors")), strict=False)
     lowered = lower(network, masks)
     path = context.path("model.onnx")
@@ -38,6 +43,7 @@ def run(context: StepContext) -> dict[str, Any]:
     if not error.relative <= MAX_RELATIVE_ERROR:
         detail = f"The ONNX file's logits differ from the network's by {error.max_abs:g}; the largest is {error.largest_logit:g}."
         raise StepProblem("export_differs", detail)
+    storage = compact(context, network, masks, patterns)
     data = job_images(context, dense)
     score = accuracy(network, data.reported, head_rows(context))
     context.phase("measuring")
@@ -65,7 +71,14 @@ def run(context: StepContext) -> dict[str, Any]:
         "per_class": dict(zip(prepared["classes"], score.per_class, strict=True)),
         "per_class_dense": dict(zip(prepared["classes"], prepared["dense"]["per_class"], strict=True)),
     }
-    return {"outcome": outcome, "slim": slim, "others": others, "summary": summary}
+    return {
+        "outcome": outcome,
+        "slim": slim,
+        "others": others,
+        "storage": storage,
+        "modelled": asdict(modelled(dense, network, patterns, job["batch"])),
+        "summary": summary,
+    }
 
 
 def verdicts(context: StepContext, dense: Network, network: Network) -> list[dict[str, Any]]:
@@ -77,12 +90,13 @@ def verdicts(context: StepContext, dense: Network, network: Network) -> list[dic
             if target.index:
                 path = context.path(f"model_{target.index}.onnx")
                 to_onnx(network, path, batch=target.profile.batch)
-            found.append(verdict(context, target, [dense_onnx(context, dense, target), path], before["p50_ms"]))
+            networks = [dense_program(context, dense, target), target.program(network, path)]
+            found.append(verdict(context, target, networks, before["p50_ms"]))
     return found
 
 
-def verdict(context: StepContext, target: Target, files: Sequence[Path], dense_ms: float) -> dict[str, Any]:
-    """Measure the slimmed file, interleaved with the dense one, and return its latency and the budget it is held against.
+def verdict(context: StepContext, target: Target, networks: Sequence[Program], dense_ms: float) -> dict[str, Any]:
+    """Measure the slimmed network, interleaved with the dense one, and return its latency and the budget it is held against.
 
     A budget in ms is what it is; a budget that is a share of the dense latency is that share of the dense latency *in this run*, so
     that a machine that got slower since the job began treats both alike. A missed budget is measured again while the dense network
@@ -90,7 +104,7 @@ def verdict(context: StepContext, target: Target, files: Sequence[Path], dense_m
     """
     tries: list[dict[str, float]] = []
     while True:
-        dense, slim = measure_models(files, target.profile, min_seconds=2.0)
+        dense, slim = measure_models(networks, target.profile, min_seconds=2.0)
         budget_ms = target.limit_ms(dense.p50_ms)
         tries.append({"p50_ms": slim.p50_ms, "dense_p50_ms": dense.p50_ms, "budget_ms": budget_ms})
         context.metric(measured_ms=slim.p50_ms, dense_ms=dense.p50_ms, budget_ms=budget_ms)

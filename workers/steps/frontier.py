@@ -8,7 +8,7 @@ import numpy as np
 
 from pruning.problem import Plan, Problem
 from pruning.search import Corrections, Measurement
-from pruning.solve import SOLVERS
+from pruning.solve import Solver
 from pruning.solve.frontier import frontier as solve_frontier
 from workers.context import StepContext
 from workers.steps.workbench import Saliency, Workbench
@@ -26,10 +26,14 @@ def frontier(
     if not wanted:
         return []
     # As for the job's own plan: below the floor only where nothing else keeps the budget.
-    problems = [replace(bench, floor=floor).problem(saliency, 0.0, corrections) for floor in (bench.floor, 0.0)]
+    offers = [replace(bench, floor=floor) for floor in (bench.floor, 0.0)]
     measured: dict[tuple[object, ...], Measurement] = {}
     points = []
-    solved = [_solved(problem, wanted, context.spec["job"]["solver"], context.seed) for problem in problems]
+    name = context.spec["job"]["solver"]
+    solved = [
+        _solved(one.problem(saliency, 0.0, corrections), wanted, name, one.solver(name, saliency), context.seed)
+        for one in offers
+    ]
     for done, (budget_ms, *plans) in enumerate(zip(wanted, *solved, strict=True)):
         plan = next((one for one in plans if one.found), plans[-1])
         point: dict[str, Any] = {"budget_ms": budget_ms, "status": plan.status, "seconds": plan.seconds}
@@ -57,11 +61,11 @@ def frontier(
     return points
 
 
-def _solved(problem: Problem, budgets_ms: Sequence[float], solver: str, seed: int) -> tuple[Plan, ...]:
+def _solved(problem: Problem, budgets_ms: Sequence[float], name: str, solver: Solver, seed: int) -> tuple[Plan, ...]:
     budgets_ns = [int(budget_ms * 1e6) for budget_ms in budgets_ms]
-    if solver == "secateur":
+    if name == "secateur":
         return solve_frontier(problem, budgets_ns, seed=seed)
-    return tuple(SOLVERS[solver](replace(problem, budget_ns=budget_ns), seed=seed) for budget_ns in budgets_ns)
+    return tuple(solver(replace(problem, budget_ns=budget_ns), seed=seed) for budget_ns in budgets_ns)
 
 
 def budgets_ms(job: dict[str, Any], dense_ms: float, least_ms: float) -> list[float]:

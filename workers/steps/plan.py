@@ -4,31 +4,31 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lut.pattern import Pattern
 from lut.table import LatencyTable
-from pruning.export import num_macs, num_parameters
+from pruning.export import num_macs, num_parameters, to_safetensors
 from pruning.groups import coupling_groups
 from pruning.lower.rewrite import lower
-from pruning.masked import Masks
+from pruning.masked import masked_copy
 from pruning.operators import operators
 from pruning.patterns.tables import maskable
 from pruning.search import Attempt, Search
 from pruning.stages import removable_stages
 from workers.context import StepContext
+from workers.steps import scores
 from workers.steps.conditions import conditions
 from workers.steps.frontier import frontier
+from workers.steps.gauge import Gauge, gauge
 from workers.steps.loading import dense_network
-from workers.steps.planned import MAIN
-from workers.steps.targets import dense_onnx, targets
-from workers.steps.workbench import Gauge, Saliency, Workbench, gauge, limit_id, predicted_ms
+from workers.steps.planned import CARRIED, CHANNELS_ONLY, LENIENT, MAIN
+from workers.steps.survivors import GRADUAL, RESCORED, Survivors
+from workers.steps.targets import dense_program, targets
+from workers.steps.workbench import Built, Saliency, Workbench, limit_id, predicted_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,10 @@ class How:
     """How one plan is found."""
 
     solver: str
-    saliency: str
-    patterns: bool = True
-    """Whether patterns are on offer, where the job has any."""
+    bench: Workbench
+    saliency: Saliency
+    thorough: bool = False
+    """Whether every candidate is measured twice, as a plan wants that may become the job's result."""
 
 
 FRONTIER_SHARE = 0.3
@@ -48,21 +49,19 @@ FRONTIER_SHARE = 0.3
 def run(context: StepContext) -> dict[str, Any]:
     """Return whether the budgets can be met and by which plan; leave `plan.json`."""
     job = context.spec["job"]
-    bench = workbench(context)
-    saliency = load_saliency(context.path("saliency.npz"))
-    how = {MAIN: How(solver=job["solver"], saliency=job["saliency"])}
-    if job["baselines"]:
-        how |= baselines(job)
-    found, bench = searches(context, bench, how, saliency)
-    main = found[MAIN]
+    how = hows(context)
+    found, how = searches(context, how)
+    main, bench, saliency = found[MAIN], how[MAIN].bench, how[MAIN].saliency
     least = bench.least(main.corrections)
     if main.chosen is None:
         least[limit_id(0)] = main.min_achievable_ms
     plans: dict[str, Any] = {}
     masks: dict[str, Tensor] = {}
     for name, one in found.items():
-        plans[name], own = described(bench, saliency[how[name].saliency], how[name].solver, one)
-        masks |= {f"{name}/{module}": mask for module, mask in own.items()}
+        plans[name], built = described(how[name], one)
+        masks |= {f"{name}/{module}": mask for module, mask in (built.masks if built else {}).items()}
+        if name == MAIN and built and bench.survivors:
+            to_safetensors(masked_copy(built.network, built.masks), context.path(CARRIED))
     save_file(masks, context.path("masks.safetensors"))
     content = {
         "schema_version": 1,
@@ -74,10 +73,10 @@ def run(context: StepContext) -> dict[str, Any]:
         "saliency": job["saliency"],
         "budgets": budgets(bench, main, least),
         "plans": plans,
-        "frontier": frontier(context, bench, saliency[job["saliency"]], main.corrections, least[limit_id(0)]),
+        "frontier": frontier(context, bench, saliency, main.corrections, least[limit_id(0)]),
         "groups": {
             g.id: {"units": g.units, "frozen": g.frozen, "offered": list(bench.choices.get(g.id, ()))}
-            for g in bench.groups
+            for g in bench.whole or bench.groups
         },
     }
     context.path("plan.json").write_text(json.dumps(content, allow_nan=False))
@@ -87,15 +86,26 @@ def run(context: StepContext) -> dict[str, Any]:
     return {"feasible": True, "summary": summary | {"gap": main.chosen.plan.gap, "planned_ms": main.chosen.measured_ms}}
 
 
-def baselines(job: Mapping[str, Any]) -> dict[str, How]:
-    """Return how the plans are found that the job's own is compared with."""
-    found = {
-        "random_saliency": How(solver="secateur", saliency="random"),
-        "uniform_widths": How(solver="uniform", saliency=job["saliency"], patterns=False),
-    }
-    if job["patterns"] != "none":
-        found["channels_only"] = How(solver="secateur", saliency=job["saliency"], patterns=False)
-    return found
+def hows(context: StepContext) -> dict[str, How]:
+    """Return how every plan is found, the job's own first: of what survived where the job is gradual, the others in one shot."""
+    job, bench = context.spec["job"], workbench(context)
+    known = scores.load(context.path("saliency.npz"))
+    own, channels = known[job["saliency"]], replace(bench, patterns=(), widths=True)
+    how = {MAIN: How(solver=job["solver"], bench=bench, saliency=own, thorough=True)}
+    if (left := context.path(GRADUAL)).exists():
+        survivors = Survivors.load(left, bench.dense, bench.groups)
+        rescored = scores.load(context.path(RESCORED))[job["saliency"]]
+        how[MAIN] = replace(how[MAIN], bench=bench.after(survivors), saliency=rescored)
+    if job["baselines"]:
+        if job["saliency"] != "random":
+            how["random_saliency"] = How(solver="secateur", bench=bench, saliency=known["random"])
+        how["uniform_widths"] = How(solver="uniform", bench=channels, saliency=own)
+    if job["patterns"] == "auto" and how[MAIN].bench is bench:
+        for name, weight in LENIENT.items():
+            how[name] = replace(how[MAIN], bench=replace(bench, pattern_loss=weight))
+    if job["patterns"] == "auto" or (job["patterns"] == "only" and job["baselines"]):
+        how[CHANNELS_ONLY] = How(solver="secateur", bench=channels, saliency=own, thorough=job["patterns"] == "auto")
+    return how
 
 
 def workbench(context: StepContext) -> Workbench:
@@ -107,8 +117,8 @@ def workbench(context: StepContext) -> Workbench:
     gauges: list[Gauge] = []
     for target, measured in zip(targets(context), context.spec["results"]["prepare"]["devices"], strict=True):
         table = LatencyTable.load(context.path(target.table_file))
-        onnx_file = dense_onnx(context, dense, target)
-        gauges.append(gauge(target, table, onnx_file, measured, predicted_ms(costs, groups, table)))
+        program = dense_program(context, dense, target)
+        gauges.append(gauge(target, table, program, measured, predicted_ms(costs, groups, table)))
     return Workbench(
         dense=dense,
         groups=groups,
@@ -125,33 +135,39 @@ def workbench(context: StepContext) -> Workbench:
     )
 
 
-def searches(
-    context: StepContext,
-    bench: Workbench,
-    how: Mapping[str, How],
-    saliency: Mapping[str, Saliency],
-) -> tuple[dict[str, Search], Workbench]:
-    """Return a search for every one of `how`, the job's own first, and the workbench whose floor met the budget.
+def searches(context: StepContext, how: Mapping[str, How]) -> tuple[dict[str, Search], dict[str, How]]:
+    """Return a search for every one of `how`, and `how` with the floor that met the budget.
 
     Without a plan of its own the job is infeasible, and no baseline is searched for.
     """
     found: dict[str, Search] = {}
-    for done, (name, one) in enumerate(how.items()):
-        context.progress((1 - FRONTIER_SHARE) * done / len(how))
-        plan = partial(
-            Workbench.search,
-            saliency=saliency[one.saliency],
-            solver=one.solver,
+
+    def plan(name: str, one: How) -> Search:
+        main = found.get(MAIN)
+        alike = main and (one.saliency, one.bench.survivors) == (how[MAIN].saliency, how[MAIN].bench.survivors)
+        return one.bench.search(
+            one.saliency,
+            one.solver,
             seed=context.seed,
+            thorough=one.thorough,
+            start=main.corrections if main else (),
+            known=main.attempts if main and alike else (),
             on_attempt=partial(say, context, name),
-            thorough=name == MAIN,
         )
+
+    for done, name in enumerate(how):
+        context.progress((1 - FRONTIER_SHARE) * done / len(how))
         if name == MAIN or found[MAIN].chosen:
-            found[name] = plan(bench if one.patterns else replace(bench, patterns=(), widths=True))
+            found[name] = plan(name, how[name])
         if name == MAIN and found[MAIN].chosen is None:
-            bench = replace(bench, floor=0.0)
-            found[MAIN] = plan(bench)
-    return found, bench
+            how = {key: replace(one, bench=replace(one.bench, floor=0.0)) for key, one in how.items()}
+            found[MAIN] = plan(MAIN, how[MAIN])
+    same = {name for name in LENIENT if name in found and _choice(found[name]) == _choice(found[MAIN])}
+    return {name: one for name, one in found.items() if name not in same}, dict(how)
+
+
+def _choice(search: Search) -> tuple[object, ...] | None:
+    return search.chosen.choice if search.chosen else None
 
 
 def say(context: StepContext, name: str, attempt: Attempt) -> None:
@@ -197,8 +213,9 @@ def budgets(bench: Workbench, main: Search, least: Mapping[str, float]) -> list[
     return rows
 
 
-def described(bench: Workbench, saliency: Saliency, solver: str, result: Search) -> tuple[dict[str, Any], Masks]:
-    """Return the JSON of a search (its attempts, and the chosen plan with kept units and sizes or None) and the plan's masks."""
+def described(how: How, result: Search) -> tuple[dict[str, Any], Built | None]:
+    """Return the JSON of a search (its attempts, and the chosen plan with kept units and sizes or None) and the plan's network."""
+    bench, saliency = how.bench, how.saliency
     attempts = [
         {
             "predicted_ms": a.predicted_ms,
@@ -214,36 +231,28 @@ def described(bench: Workbench, saliency: Saliency, solver: str, result: Search)
         }
         for a in result.attempts
     ]
-    described: dict[str, Any] = {"solver": solver, "attempts": attempts, "chosen": None}
-    masks: Masks = {}
+    described: dict[str, Any] = {"solver": how.solver, "attempts": attempts, "chosen": None}
+    built = None
     if result.chosen is not None:
         plan = result.chosen.plan
         built = bench.built(saliency, plan)
-        masks, network = built.masks, lower(built.network, built.masks)
+        network = lower(built.network, built.masks)
+        keep, removed = built.keep, plan.removed
+        if bench.survivors:
+            keep, removed = bench.survivors.units(keep), (*bench.survivors.removed, *removed)
         described["chosen"] = {
             **asdict(plan),
-            "keep": {group: units.tolist() for group, units in built.keep.items()},
+            "widths": {group: len(units) for group, units in keep.items()},
+            "patterns": bench.patterns_of(plan),
+            "removed": removed,
+            "keep": {group: units.tolist() for group, units in keep.items()},
             "predicted_ms": result.chosen.predicted_ms,
             "measured_ms": result.chosen.measured_ms,
             "p90_ms": result.chosen.p90_ms,
             "value_share": bench.value_share(saliency, plan),
             "correction": result.chosen.corrections[0],
-            "density": {name: float(mask.float().mean()) for name, mask in masks.items()},
+            "density": {name: float(mask.float().mean()) for name, mask in built.masks.items()},
             "num_macs": num_macs(network),
             "num_parameters": num_parameters(network),
         }
-    return described, masks
-
-
-def load_saliency(path: Path) -> dict[str, Saliency]:
-    """Return saliency by method."""
-    units: dict[str, dict[str, np.ndarray]] = {}
-    weights: dict[str, dict[str, Tensor]] = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for key in arrays.files:
-            kind, method, name = key.split("/", 2)
-            if kind == "units":
-                units.setdefault(method, {})[name] = arrays[key]
-            else:
-                weights.setdefault(method, {})[name] = torch.from_numpy(arrays[key])
-    return {method: Saliency(units=units[method], weights=weights.get(method, {})) for method in units}
+    return described, built

@@ -11,13 +11,15 @@ from pruning.dense import DenseLayer, dense_layers
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator, Widths
 from pruning.operators import operators
+from pruning.predict import predicted_us
 from pruning.slim import slice_head
 from pruning.solve import solve
 from pruning.stages import removable_stages
-from pruning.tables import build_problem, group_values, latency_limit, predicted_us, width_choices
-from workers.context import StepContext
+from pruning.tables import build_problem, group_values, latency_limit, width_choices
+from workers.context import StepContext, StepProblem
 from workers.steps.conditions import conditions
 from workers.steps.loading import full_network, problems
+from workers.steps.others import other_rows
 from workers.steps.prepare import class_names
 
 NOTABLE_SHARE = 0.02
@@ -29,7 +31,7 @@ def run(context: StepContext) -> dict[str, Any]:
     """Return the fields of the wire's `Preflight`."""
     job = context.spec["job"]
     classes = class_names(job["classes"], context.spec["dataset"]["classes"])
-    network = full_network(context)
+    network = full = full_network(context)
     if job["head"] == "slice":
         with problems():
             network = slice_head(network, list(range(min(len(classes), network.num_outputs))))
@@ -47,6 +49,10 @@ def run(context: StepContext) -> dict[str, Any]:
     shares = _shares(costs, dense, table if known else None, work)
     blockers = _staying(layers, shares, work, by_table=bool(known))
     budget_ms = job["budget_ms"] or (dense_ms * job["budget_ratio"] if dense_ms is not None else None)
+    blockers += [
+        {"severity": "error", "code": "runtime_absent", "detail": sentence}
+        for sentence in context.spec.get("absent", ())
+    ]
     if not dense:
         blockers.append(
             {"severity": "error", "code": "nothing_to_prune", "detail": "No layer of this network can be pruned."}
@@ -54,6 +60,10 @@ def run(context: StepContext) -> dict[str, Any]:
     if budget_ms is not None and floor_ms is not None and budget_ms < floor_ms:
         detail = f"The budget of {budget_ms:.4g} ms is below the minimum achievable, {floor_ms:.4g} ms by the device's table."
         blockers.append({"severity": "error", "code": "budget_infeasible", "detail": detail})
+    try:
+        other_rows(context.spec, classes, full)
+    except StepProblem as problem:
+        blockers.append({"severity": "error", "code": problem.code, "detail": problem.detail})
     prunable = sum(shares[op.name] for op in costs if op.c_in.terms or op.c_out.terms)
     return {
         "ok": not any(blocker["severity"] == "error" for blocker in blockers),

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lut.measure.onnxruntime import measure_models
+from lut.measure.networks import measure_models
 from pruning.data import Dataset
 from pruning.evaluate import ClassMap, accuracy, class_rows
 from pruning.export import num_macs, num_parameters
@@ -15,7 +15,8 @@ from pruning.operators import operators
 from workers.context import StepContext, StepProblem
 from workers.steps.conditions import conditions
 from workers.steps.loading import full_network, images, problems, settle_threads, with_head
-from workers.steps.targets import Target, dense_onnx, targets
+from workers.steps.others import other_rows
+from workers.steps.targets import Target, dense_program, targets
 
 PREDICTED_IMAGES = 32
 """Training images of each class that are predicted to find or to confirm its output row."""
@@ -24,6 +25,7 @@ PREDICTED_IMAGES = 32
 def run(context: StepContext) -> dict[str, Any]:
     """Return rows, classes, budget_ms and the dense network's figures; leave `dense.onnx`."""
     job, dataset = context.spec["job"], context.spec["dataset"]
+    wanted = targets(context)  # a runtime that is absent is said first
     classes = class_names(job["classes"], dataset["classes"])
     full = full_network(context)
     settle_threads(full)
@@ -32,6 +34,7 @@ def run(context: StepContext) -> dict[str, Any]:
         context.warning(
             "images_skipped", f"{len(data.skipped)} images of these classes do not decode and are left out."
         )
+    other_rows(context.spec, classes, full)  # what the saliency lacks is said before minutes of measuring, too
     mapping = find_rows(context, full, data)
     rows = [mapping.rows[name] for name in classes]
     dense = with_head(full, rows, job["head"])
@@ -41,7 +44,7 @@ def run(context: StepContext) -> dict[str, Any]:
         raise StepProblem("nothing_to_prune", "No layer of this network can be pruned; `validate` lists the reasons.")
     score = accuracy(dense, data.reported, None if job["head"] == "slice" else rows)
     context.phase("measuring")
-    devices = [measured(context, dense, target) for target in targets(context)]
+    devices = [measured(context, dense, target) for target in wanted]
     timing, budget_ms = devices[0], devices[0]["budget_ms"]
     context.metric(dense_ms=timing["p50_ms"], budget_ms=budget_ms, accuracy_dense=score.overall)
     return {
@@ -72,10 +75,10 @@ def run(context: StepContext) -> dict[str, Any]:
 
 def measured(context: StepContext, dense: Network, target: Target) -> dict[str, Any]:
     """Return what the dense network takes on a device, and the budget in ms; nulls where this worker cannot measure."""
-    path = dense_onnx(context, dense, target)
+    program = dense_program(context, dense, target)
     if not target.here:
         return {"p50_ms": None, "p90_ms": None, "num_samples": 0, "budget_ms": target.budget_ms}
-    (timing,) = measure_models([path], target.profile)
+    (timing,) = measure_models([program], target.profile)
     return {
         "p50_ms": timing.p50_ms,
         "p90_ms": timing.p90_ms,

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lut.measure.onnxruntime import measure_step, measure_table
+from lut.measure.tables import measure_step, measure_table
 from lut.pattern import Pattern
 from lut.profile import DeviceProfile
 from lut.table import LatencyTable
@@ -35,7 +35,7 @@ def run(context: StepContext) -> dict[str, Any]:
     wanted = targets(context)
     for target in wanted:
         known = context.path(target.known_table_file)
-        before = LatencyTable.load(known) if known.exists() else _empty(target.profile, groups, costs)
+        before = LatencyTable.load(known) if known.exists() else empty_table(target.profile, groups, costs)
         step = step or before.step  # widths are offered at the ends of the stairs of the job's own device
         requests = grid_requests(costs, width_choices(groups, replace(before, step=step)), patterns=offered)
         table = before
@@ -43,7 +43,7 @@ def run(context: StepContext) -> dict[str, Any]:
             table = measure_table(target.profile, requests, before, partial(_say, context, target, len(wanted)))
             luts.append(described(target, table))
             num_new += table.num_entries - before.num_entries
-        elif missing := table.missing(requests):
+        elif missing := table.missing(one for one in requests if not one.signature.pattern):
             raise StepProblem(
                 "table_incomplete",
                 f"The latency table of {target.device} lacks {len(missing)} of the {len(requests)} operators of this network.",
@@ -62,22 +62,14 @@ def run(context: StepContext) -> dict[str, Any]:
 
 def described(target: Target, table: LatencyTable) -> dict[str, Any]:
     """Return what the registry keeps of a table beside its file."""
-    return {
-        "file": target.table_file,
-        "profile": asdict(target.profile),
-        "num_entries": table.num_entries,
-        "num_signatures": len(table.entries),
-        "step": table.step,
-        "noise": table.noise,
-        "seconds": table.seconds,
-    }
+    return {"file": target.table_file, **table.figures()}
 
 
 def _say(context: StepContext, target: Target, num_targets: int, done: int, total: int) -> None:
     context.progress((target.index + done / max(1, total)) / num_targets)
 
 
-def _empty(device: DeviceProfile, groups: Sequence[CouplingGroup], costs: Sequence[Operator]) -> LatencyTable:
+def empty_table(device: DeviceProfile, groups: Sequence[CouplingGroup], costs: Sequence[Operator]) -> LatencyTable:
     """Return a table that knows the device's stair and nothing else: the stair decides which widths are worth measuring."""
     finest = LatencyTable(profile=device, entries={})
     return replace(finest, step=measure_step(device, grid_requests(costs, width_choices(groups, finest))))

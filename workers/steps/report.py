@@ -8,7 +8,7 @@ from typing import Any
 from pruning.report import build_report, render_html
 from secateur import __version__
 from workers.context import StepContext
-from workers.steps.planned import MAIN
+from workers.steps.planned import MAIN, plan_content
 
 LIBRARIES = ("torch", "onnxruntime", "ortools")
 SIDE = ("p50_ms", "p90_ms", "num_samples", "accuracy", "per_class", "num_macs", "num_parameters", "size_bytes")
@@ -18,12 +18,15 @@ BASELINE_NOTES = {
     "random_saliency": "The same solver, with random saliency.",
     "uniform_widths": "The same share of every coupling group.",
     "channels_only": "The same solver and saliency, without patterns.",
+    "first_plan": "The knapsack's first choice: worse on the selection split than this job's plan.",
+    "patterns_at_half": "As the first plan; what patterns lose counts half.",
+    "patterns_at_quarter": "As the first plan; what patterns lose counts a quarter.",
 }
 
 
 def run(context: StepContext) -> dict[str, Any]:
     """Leave `report.json` and `report.html`."""
-    plan = json.loads(context.path("plan.json").read_text())
+    plan = plan_content(context)
     report = build_report(**fields(context.spec, plan))
     context.path("report.json").write_text(json.dumps(report, allow_nan=False, indent=1))
     context.path("report.html").write_text(render_html(report))
@@ -81,6 +84,7 @@ def fields(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
         "baselines": [_baseline(name, found, results) for name, found in plan["plans"].items()] if exported else [],
         "limits": [_limit(row, exported) for row in plan["budgets"]],
         "frontier": _frontier(plan),
+        **{key: (exported or {}).get(key) for key in ("storage", "modelled")},
         "training": _training(training) if training else None,
         "warnings": [warning for result in results.values() for warning in result.get("warnings", [])],
         "seconds": {

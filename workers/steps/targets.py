@@ -4,17 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lut.measure.runtime import Program, runtime
 from lut.profile import DeviceProfile
+from lut.signature import OpSignature
 from pruning.export import to_onnx
 from pruning.network import Network
-from workers.context import StepContext
+from pruning.program import program
+from workers.context import StepContext, StepProblem
 from workers.files import TABLES, known
 from workers.steps.loading import problems
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One device, threads and batch, and what a batch may take there."""
+    """One device, runtime, threads and batch, and what a batch may take there."""
 
     index: int
     profile: DeviceProfile
@@ -35,6 +38,11 @@ class Target:
         """Name of the table the registry had before the job."""
         return known(self.table_file)
 
+    def program(self, network: Network, path: Path) -> Program:
+        """Return a network to be timed here: its ONNX file, and what other runtimes run."""
+        sparse = OpSignature(kind="linear", height=1, width=1, pattern="2:4")
+        return program(network, path, two_of_four=runtime(self.profile.runtime).runs(sparse))
+
     def limit_ms(self, dense_ms: float) -> float:
         """Return the budget in ms where the dense network takes `dense_ms`."""
         if self.budget_ms is not None:
@@ -44,7 +52,9 @@ class Target:
 
 
 def targets(context: StepContext) -> tuple[Target, ...]:
-    """Return the job's targets, its own device first."""
+    """Return the job's targets, its own device first. A runtime that is not installed here ends the job."""
+    if absent := context.spec.get("absent"):
+        raise StepProblem("runtime_absent", absent[0])
     wanted: list[dict[str, Any]] = [context.spec["job"], *context.spec["job"]["also"]]
     devices: list[dict[str, Any]] = [{"profile": context.spec["profile"], "here": True}, *context.spec["also"]]
     return tuple(
@@ -60,10 +70,10 @@ def targets(context: StepContext) -> tuple[Target, ...]:
     )
 
 
-def dense_onnx(context: StepContext, dense: Network, target: Target) -> Path:
-    """Return the dense network's ONNX file at the target's batch, written if it is not there."""
+def dense_program(context: StepContext, dense: Network, target: Target) -> Program:
+    """Return the dense network at the target's batch, its ONNX file written if it is not there."""
     path = context.path(f"dense_{target.index}.onnx" if target.index else "dense.onnx")
     if not path.exists():
         with problems():
             to_onnx(dense, path, batch=target.profile.batch)
-    return path
+    return program(dense, path)

@@ -11,30 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lut.calibrate import fit
-from lut.measure.onnxruntime import measure_models
 from lut.pattern import Pattern
 from lut.table import LatencyTable
-from pruning.export import to_onnx
+from pruning.gradual import followers, pinned
+from pruning.groups import coupling_groups
 from pruning.lower.rewrite import lower
 from pruning.masked import Masks
 from pruning.network import CouplingGroup, Keep, Network, Operator
+from pruning.operators import operators
+from pruning.patterns.crisp import crisp
+from pruning.patterns.masks import best_mask
 from pruning.patterns.tables import PatternTable, pattern_tables, plan_masks, weight_of
+from pruning.predict import predicted_us
 from pruning.problem import Plan, Problem, Stage, restrict
 from pruning.search import Attempt, Corrections, Measurement, Search, search
-from pruning.solve import SOLVERS, solve
-from pruning.stages import build
+from pruning.solve import SOLVERS, Solver, solve
+from pruning.stages import build, removable_stages
 from pruning.tables import (
     Limit,
     best_units,
     build_problem,
     group_values,
     latency_limit,
-    predicted_us,
     weight_bytes_limit,
     width_choices,
 )
-from workers.steps.targets import Target
+from workers.steps.gauge import Gauge
+from workers.steps.survivors import Survivors
 
 MARGIN = 0.03
 """Share of every latency budget kept free, so that the verdict at the end does not hang on a coin's toss of noise."""
@@ -60,61 +63,19 @@ class Built:
     network: Network
     """Slimmed, not masked."""
     keep: Keep
-    """Kept units by group, in the order in which they lie."""
+    """Kept units of the workbench's network by group, in the order in which they lie."""
     masks: Masks
     """By module; empty where the plan has no patterns."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gauge:
-    """One device of the job, with its table and what the dense network takes there."""
-
-    target: Target
-    table: LatencyTable
-    dense_onnx: Path
-    dense_ms: float
-    budget_ms: float
-
-    def measure(self, path: Path, times: int) -> Measurement:
-        """Return an ONNX file's latency, interleaved with the dense network and put on the scale of its first measurement.
-
-        A machine has moods in which one network suffers more than another: of several measurements the slowest counts. NaN where this
-        worker cannot measure.
-        """
-        if not self.target.here:
-            return Measurement(p50_ms=math.nan, p90_ms=math.nan)
-        seen = []
-        for _ in range(times):
-            dense, slim = measure_models([self.dense_onnx, path], self.target.profile)
-            drift = self.dense_ms / dense.p50_ms
-            seen.append(Measurement(p50_ms=slim.p50_ms * drift, p90_ms=slim.p90_ms * drift))
-        return max(seen, key=lambda one: one.p50_ms)
-
-
-def gauge(
-    target: Target, table: LatencyTable, dense_onnx: Path, dense: Mapping[str, Any], predicted_ms: float
-) -> Gauge:
-    """Return the gauge of a target; where the dense network was measured, its table is scaled to predict just that.
-
-    `dense` holds `p50_ms` and `budget_ms` as the job began, null where this worker cannot measure.
-    """
-    if not target.here:
-        return Gauge(
-            target=target, table=table, dense_onnx=dense_onnx, dense_ms=predicted_ms,
-            budget_ms=target.limit_ms(predicted_ms),
-        )  # fmt: skip
-    table = table.calibrated(fit([1e3 * predicted_ms], [1e3 * dense["p50_ms"]]))
-    return Gauge(
-        target=target, table=table, dense_onnx=dense_onnx, dense_ms=dense["p50_ms"], budget_ms=dense["budget_ms"]
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Workbench:
-    """The dense network, its gauges and the conditions of its user."""
+    """The network, its gauges and the conditions of its user."""
 
     dense: Network
+    """In a gradual job what survived: `after`."""
     groups: tuple[CouplingGroup, ...]
+    """Of `dense`, as `costs` and `stages` are."""
     costs: tuple[Operator, ...]
     stages: tuple[Stage, ...]
     gauges: tuple[Gauge, ...]
@@ -131,8 +92,13 @@ class Workbench:
     """Module of every operator that may have a pattern, by the operator's name."""
     patterns: Sequence[Pattern] = ()
     """Patterns on offer beside dense."""
+    pattern_loss: float = 1.0
+    """Weight of what patterns lose against what channels lose."""
     widths: bool = True
     """Whether channels may go."""
+    whole: tuple[CouplingGroup, ...] = ()
+    """Coupling groups before anything went, where `dense` is what survived: widths are offered as they were then."""
+    survivors: Survivors | None = None
     _tables: dict[tuple[Saliency, float], dict[str, PatternTable]] = field(default_factory=dict)
 
     @property
@@ -143,9 +109,42 @@ class Workbench:
     @property
     def choices(self) -> dict[str, tuple[int, ...]]:
         """Offered widths by group."""
+        units = {group.id: group.units for group in self.groups if not group.frozen}
         if not self.widths:
-            return {group.id: (group.units,) for group in self.groups if not group.frozen}
-        return width_choices(self.groups, self.table, self.floor)
+            return {group: (most,) for group, most in units.items()}
+        offered = width_choices(self.whole or self.groups, self.table, self.floor)
+        return {group: tuple(width for width in offered[group] if width <= most) for group, most in units.items()}
+
+    @property
+    def masks(self) -> Masks | None:
+        """What masks must lie within, and then channels stay in their order; None where masks are free."""
+        return self.survivors.masks if self.survivors and self.survivors.nested else None
+
+    def after(self, survivors: Survivors) -> "Workbench":
+        """Return the workbench whose offers are what survived."""
+        network = survivors.network
+        groups = coupling_groups(network)
+        # By the signatures of the dense network: what a removed branch changes beside it, the tables do not hold.
+        signatures = {operator.name: operator.signature for operator in self.costs}
+        costs = tuple(
+            replace(operator, signature=signatures[operator.name])
+            for operator in operators(network, groups)
+            if operator.name in signatures
+        )
+        names, ids = {operator.name for operator in costs}, {group.id for group in groups}
+        return replace(
+            self,
+            dense=network,
+            groups=groups,
+            costs=costs,
+            stages=removable_stages(network, groups, costs) if self.stages else (),
+            min_widths={group: width for group, width in self.min_widths.items() if group in ids},
+            floor=min(self.floor, survivors.floor),
+            modules={name: module for name, module in self.modules.items() if name in names},
+            whole=self.whole or self.groups,
+            survivors=survivors,
+            _tables={},
+        )
 
     def problem(
         self, saliency: Saliency, budget_ms: float, corrections: Corrections = (), margin: float = 0.0
@@ -176,9 +175,10 @@ class Workbench:
         )
         # An operator without a choice has no layer in the problem: it stays dense anyway.
         layers = {layer.name for layer in problem.layers}
-        return restrict(
+        problem = restrict(
             problem, min_widths=self.min_widths, frozen=[name for name in self.keep_dense if name in layers]
         )
+        return pinned(problem, self.survivors.patterns, followers(self.patterns)) if self.survivors else problem
 
     def _pattern_tables(self, saliency: Saliency) -> dict[str, PatternTable]:
         if not self.patterns or not saliency.weights:
@@ -186,9 +186,16 @@ class Workbench:
         key = (saliency, self.floor)
         if key not in self._tables:
             self._tables[key] = pattern_tables(
-                self.costs, self.modules, self.groups, saliency.units, saliency.weights, self.patterns, self.choices
+                self.costs,
+                self.modules,
+                self.groups,
+                saliency.units,
+                saliency.weights,
+                self.patterns,
+                self.choices,
+                ranked=self.masks is None,
             )
-        return self._tables[key]
+        return {name: table.weighed(self.pattern_loss) for name, table in self._tables[key].items()}
 
     def value_share(self, saliency: Saliency, plan: Plan) -> float | None:
         """Return the saliency a plan keeps as a share of the dense network's; None where that is zero."""
@@ -199,20 +206,31 @@ class Workbench:
         """Return the network a plan describes, its units in the order that serves its masks."""
         keep: Keep = best_units(saliency.units, plan.widths)
         masks: Masks = {}
-        patterns = {self.modules[name]: Pattern.parse(one) for name, one in plan.patterns.items() if one != "dense"}
-        if patterns:
+        patterns = {self.modules[name]: Pattern.parse(one) for name, one in self.patterns_of(plan).items()}
+        if self.masks is not None:
+            within = self.masks
+            masks = {name: best_mask(saliency.weights[name], one, within.get(name)) for name, one in patterns.items()}
+        elif patterns:
             keep, masks = plan_masks(self.dense, self.groups, keep, plan.removed, saliency.weights, patterns)
         return Built(network=build(self.dense, self.groups, keep, plan.removed), keep=keep, masks=masks)
 
+    def patterns_of(self, plan: Plan) -> dict[str, str]:
+        """Return the pattern of every masked layer, by its operator."""
+        found = {**(self.survivors.patterns if self.survivors else {}), **plan.patterns}
+        return {name: pattern for name, pattern in found.items() if pattern != "dense"}
+
     def measure(self, saliency: Saliency, times: int, plan: Plan) -> list[Measurement]:
         """Return the latency of a plan's network on every device, each measured `times` times."""
-        built, path, found = self.built(saliency, plan), self.folder / "candidate.onnx", []
-        network = lower(built.network, built.masks)
-        for one in self.gauges:
-            if one.target.here:
-                to_onnx(network, path, batch=one.target.profile.batch)
-            found.append(one.measure(path, times))
-        return found
+        built = self.built(saliency, plan)
+        network, path = lower(built.network, built.masks), self.folder / "candidate.onnx"
+        return [one.measure(network, path, times) for one in self.gauges]
+
+    def solver(self, name: str, saliency: Saliency) -> Solver:
+        """Return the solver of this name; CRISP's also reads the saliency of weights."""
+        if name != "crisp":
+            return SOLVERS[name]
+        weights = {operator: saliency.weights[module] for operator, module in self.modules.items()}
+        return partial(crisp, weights=weights, floor=self.floor)
 
     def search(
         self,
@@ -221,16 +239,23 @@ class Workbench:
         *,
         seed: int,
         thorough: bool,
+        start: Corrections = (),
+        known: Sequence[Attempt] = (),
         on_attempt: Callable[[Attempt], None],
     ) -> Search:
-        """Return the search for the best plan of one solver and one saliency that was measured within every budget."""
+        """Return the search for the best plan of one solver and one saliency that was measured within every budget.
+
+        `start` and `known`: as in `pruning.search`.
+        """
         own, *others = (one.budget_ms * (1 - MARGIN) for one in self.gauges)
         return search(
             lambda corrections: self.problem(saliency, self.gauges[0].budget_ms, corrections, MARGIN),
-            partial(SOLVERS[solver], seed=seed),
+            partial(self.solver(solver, saliency), seed=seed),
             partial(self.measure, saliency, 2 if thorough else 1),
             budget_ms=own,
             others_ms=others,
+            start=start,
+            known=known,
             on_attempt=on_attempt,
             **({} if thorough else {"max_attempts": BASELINE_ATTEMPTS}),
         )

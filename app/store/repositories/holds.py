@@ -6,7 +6,17 @@ from sqlalchemy import delete, exists, func, or_, select, union
 from sqlalchemy.orm import Session
 
 from app.store.base import database_now, new_id
-from app.store.models import BlobHoldRow, DatasetRow, JobArtifactRow, LutRow, ModelRow
+from app.store.models import BlobHoldRow, DatasetRow, JobArtifactRow, LutFileRow, LutVersionRow, ModelRow
+
+NAMING = (
+    ModelRow.sha256,
+    DatasetRow.sha256,
+    LutVersionRow.blob_sha256,
+    LutFileRow.sha256,
+    JobArtifactRow.sha256,
+    BlobHoldRow.sha256,
+)
+"""Every column that names a blob; the newest version of a table names the blob its `lut` row does."""
 
 
 class Holds:
@@ -40,11 +50,9 @@ class Holds:
 
     def is_referenced(self, sha256: str) -> bool:
         """True when a row or a hold needs the blob."""
-        columns = (ModelRow.sha256, DatasetRow.sha256, LutRow.blob_sha256, JobArtifactRow.sha256, BlobHoldRow.sha256)
-        query = select(or_(*(exists().where(column == sha256) for column in columns)))
+        query = select(or_(*(exists().where(column == sha256) for column in NAMING)))
         return bool(self._session.scalar(query))
 
     def all_referenced(self) -> set[str]:
         """SHA-256 of every blob a row or a hold needs."""
-        columns = (ModelRow.sha256, DatasetRow.sha256, LutRow.blob_sha256, JobArtifactRow.sha256, BlobHoldRow.sha256)
-        return set(self._session.scalars(union(*(select(column) for column in columns))))
+        return set(self._session.scalars(union(*(select(column) for column in NAMING))))

@@ -38,11 +38,21 @@ class Jobs:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def add(self, *, name: str, spec: Mapping[str, Any], model_id: str, dataset_id: str, device_id: str) -> PruneJobRow:
+    def add(
+        self,
+        *,
+        name: str,
+        spec: Mapping[str, Any],
+        model_id: str,
+        dataset_id: str | None,
+        device_id: str,
+        kind: str = "prune",
+    ) -> PruneJobRow:
         """Insert a queued job; `workflow_id` on its row is the durable workflow to start."""
-        job_id = new_id("job")
+        job_id = new_id("job" if kind == "prune" else "bld")
         row = PruneJobRow(
             id=job_id,
+            kind=kind,
             name=name,
             spec=dict(spec),
             model_id=model_id,
@@ -60,10 +70,15 @@ class Jobs:
         return self._session.get(PruneJobRow, job_id, populate_existing=True)
 
     def page(
-        self, *, status: Collection[JobStatus] = (), before: str | None = None, limit: int = 50
+        self,
+        *,
+        status: Collection[JobStatus] = (),
+        before: str | None = None,
+        limit: int = 50,
+        kind: str = "prune",
     ) -> RowPage[PruneJobRow]:
         """Newest first, optionally only those in one of `status`."""
-        query = select(PruneJobRow)
+        query = select(PruneJobRow).where(PruneJobRow.kind == kind)
         if status:
             query = query.where(PruneJobRow.status.in_([s.value for s in status]))
         return newest_first(self._session, query, PruneJobRow.id, before=before, limit=limit)
@@ -80,6 +95,19 @@ class Jobs:
     def active_of_dataset(self, dataset_id: str) -> list[str]:
         """Ids of jobs that have not ended and use this dataset."""
         return self._active(PruneJobRow.dataset_id == dataset_id)
+
+    def active_on_device(self, device_id: str, setting: Mapping[str, Any] | None = None) -> list[str]:
+        """Ids of jobs that have not ended and measure, or keep a budget, on the device.
+
+        Only those with this `setting` (`threads`, `batch`, `runtime`), where one is given and the job names its part.
+        """
+        query = select(PruneJobRow.id, PruneJobRow.device_id, PruneJobRow.spec).where(PruneJobRow.status.in_(ACTIVE))
+        found = []
+        for job_id, own, spec in self._session.execute(query.order_by(PruneJobRow.id)):
+            wanted = [{**spec, "device": own}, *spec.get("also", ())]
+            if any(one["device"] == device_id and _fits(one, setting or {}) for one in wanted):
+                found.append(job_id)
+        return found
 
     def active_of_worker(self, worker_id: str) -> list[PruneJobRow]:
         """Jobs that have not ended and that this worker began last."""
@@ -140,10 +168,11 @@ class Jobs:
         )
         return workflow_id if moved else None
 
-    def succeed(self, job_id: str, *, outcome: str, summary: Mapping[str, Any]) -> bool:
+    def succeed(self, job_id: str, *, outcome: str | None, summary: Mapping[str, Any]) -> bool:
         """Running -> succeeded."""
         values = {"outcome": outcome, "summary": dict(summary), "progress": 1.0, "ended_at": database_now()}
-        return self._move(job_id, (JobStatus.RUNNING,), JobStatus.SUCCEEDED, values, {"outcome": outcome})
+        event = {"outcome": outcome} if outcome else {}
+        return self._move(job_id, (JobStatus.RUNNING,), JobStatus.SUCCEEDED, values, event)
 
     def fail(self, job_id: str, *, code: str, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> bool:
         """Queued or running -> failed; `errors` are pairs of `pointer` and `detail`."""
@@ -162,12 +191,17 @@ class Jobs:
             Events(self._session).append(job_id, "phase", {"phase": phase})
         return changed
 
-    def set_progress(self, job_id: str, progress: float) -> bool:
+    def set_progress(self, job_id: str, progress: float, seconds_left: float | None = None) -> bool:
         """Record progress in 0..1 of a running job and an event; False when it is not running any more."""
         changed = self._update_running(job_id, {"progress": min(max(progress, 0.0), 1.0)})
         if changed:
-            Events(self._session).append(job_id, "progress", {"progress": round(progress, 4)})
+            left = {} if seconds_left is None else {"seconds_left": round(seconds_left, 1)}
+            Events(self._session).append(job_id, "progress", {"progress": round(progress, 4), **left})
         return changed
+
+    def set_tables(self, job_id: str, tables: Sequence[Mapping[str, Any]]) -> bool:
+        """Record which versions of which latency tables the job uses; False when it is not running any more."""
+        return self._update_running(job_id, {"tables": [dict(table) for table in tables]})
 
     def set_summary(self, job_id: str, summary: Mapping[str, Any]) -> bool:
         """Replace the headline figures of a running job; False when it is not running any more."""
@@ -202,3 +236,7 @@ class Jobs:
         data = {"status": to.value, "attempt": attempt, **(event or {})}
         Events(self._session).append(job_id, "status", data)
         return True
+
+
+def _fits(wanted: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+    return all(wanted.get(name) in (None, value) for name, value in setting.items())

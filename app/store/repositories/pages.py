@@ -26,4 +26,4 @@ def newest_first(
     rows = list(session.scalars(query.order_by(id_column.desc()).limit(limit + 1)))
     if len(rows) <= limit:
         return RowPage(rows=rows, next_before=None)
-    return RowPage(rows=rows[:limit], next_before=getattr(rows[limit - 1], id_column.key))
+    return RowPage(rows=rows[:limit], next_before=str(getattr(rows[limit - 1], id_column.key)))

@@ -18,11 +18,19 @@ def upsert(
     update: Mapping[str, Any],
 ) -> None:
     """Insert `keys` and `insert`; where a row with these unique `keys` exists, set `update` on it instead."""
-    dialect = session.get_bind().dialect.name
-    statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
     # Rows this session has already loaded would otherwise keep their old values.
     session.flush()
-    session.execute(
-        statement.values(**keys, **insert).on_conflict_do_update(index_elements=list(keys), set_=dict(update))
-    )
+    statement = _insert(session, table).values(**keys, **insert)
+    session.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=dict(update)))
     session.expire_all()
+
+
+def insert_or_skip(session: Session, table: type[Base], *, keys: Mapping[str, Any], insert: Mapping[str, Any]) -> None:
+    """Insert `keys` and `insert` unless a row with these unique `keys` exists."""
+    session.flush()
+    session.execute(_insert(session, table).values(**keys, **insert).on_conflict_do_nothing(index_elements=list(keys)))
+
+
+def _insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    dialect = session.get_bind().dialect.name
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

@@ -2,6 +2,20 @@
 
 from workers.step import Output, Pipeline, Step
 
+BUILDS = Pipeline(
+    package="api_steps",
+    steps=(
+        Step(
+            name="build_table",
+            phase="profiling",
+            weight=1,
+            inputs=("model",),
+            optional_inputs=("known_table.json",),
+            outputs=(Output(name="table.json", media_type="application/json"),),
+        ),
+    ),
+)
+
 PIPELINE = Pipeline(
     package="api_steps",
     steps=(

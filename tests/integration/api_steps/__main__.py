@@ -1,6 +1,6 @@
 """`python -m api_steps`: a worker for the tests of the API."""
 
-from api_steps import PIPELINE
+from api_steps import BUILDS, PIPELINE
 from app.logs import configure_logs
 from app.settings import Settings
 from lut.profile import DeviceProfile
@@ -11,4 +11,6 @@ PROFILE = DeviceProfile(hardware="toy", runtime="none", runtime_version="0", thr
 if __name__ == "__main__":
     settings = Settings()
     configure_logs(settings)
-    run_worker(settings, slot=0, device="local", device_class="local", profile=PROFILE, pipeline=PIPELINE)
+    run_worker(
+        settings, slot=0, device="local", device_class="local", profile=PROFILE, pipeline=PIPELINE, builds=BUILDS
+    )

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect
@@ -13,7 +14,8 @@ from sqlalchemy import inspect
 from app.migrate import migrate
 from app.settings import Settings
 from app.store.base import Base
-from app.store.migrate import is_current, migrate_tables
+from app.store.migrate import _configuration, is_current, migrate_tables
+from app.store.repositories import Luts
 from app.store.sessions import Database, make_engine
 
 ROOT = Path(__file__).parents[3]
@@ -27,6 +29,28 @@ def test_migrations_make_exactly_the_tables_of_the_models(empty_url: str) -> Non
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
     engine.dispose()
+
+
+def test_a_table_of_an_older_service_becomes_its_first_version(empty_url: str) -> None:
+    if empty_url.startswith("sqlite"):
+        Path(empty_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    engine = make_engine(empty_url, foreign_keys=False)
+    now = "2026-01-01 00:00:00.000000+00:00"
+    with engine.begin() as connection:
+        command.upgrade(_configuration(connection), "0001")
+        connection.exec_driver_sql(f"INSERT INTO device VALUES ('local', 'l', 'cpu', 'ort', '1', '{now}')")
+        connection.exec_driver_sql(
+            f"INSERT INTO lut VALUES ('lut_1', 'local', 'f', '{{}}', '{'a' * 64}', 5, 2, 8, 0.01, 3.0, '{now}', '{now}')"
+        )
+    engine.dispose()
+    migrate_tables(empty_url)
+    database = Database(empty_url)
+    with database.read() as session:
+        row = Luts(session).get("lut_1")
+        assert row is not None and (row.version, row.published_version, row.imported) == (1, None, False)
+        (version,) = Luts(session).versions("lut_1").rows
+        assert (version.number, version.blob_sha256, version.num_entries) == (1, "a" * 64, 5)
+    database.close()
 
 
 def test_processes_that_start_at_once_migrate_once(empty_url: str, tmp_path: Path) -> None:

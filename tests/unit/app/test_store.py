@@ -321,7 +321,7 @@ def save_table(session: Session, fingerprint: str, num_entries: int) -> str:
         device_id="local",
         fingerprint=fingerprint,
         profile={"threads": 1},
-        blob_sha256=SHA,
+        blob_sha256=f"{num_entries:064x}",
         num_entries=num_entries,
         num_signatures=2,
         step=8,

@@ -7,8 +7,9 @@ import onnx
 import onnxruntime
 import pytest
 
+from lut.measure.arrays import random_array
 from lut.measure.isolate import isolate, repeated
-from lut.measure.onnx_ops import bare_model, operand_shapes, random_array
+from lut.measure.onnx_ops import bare_model, operand_shapes
 from lut.measure.sessions import session_options, verbatim_session
 from lut.profile import DeviceProfile
 from lut.request import num_macs, num_weights, output_size
@@ -119,8 +120,8 @@ def test_a_table_holds_lowered_layers_beside_dense_ones_and_reads_old_files() ->
     assert list(LatencyTable.from_json(old).entries) == [conv(pattern="")]
 
 
-@pytest.mark.parametrize("pattern", ["dense", "2:4", "16x16/tap@1/2", "2:4+16x16@1/2", "sixteen", 5])
-def test_a_table_with_a_pattern_that_is_never_lowered_is_refused(pattern: object) -> None:
+@pytest.mark.parametrize("pattern", ["dense", "16x16/tap@1/2", "2:4+16x16@1/2", "sixteen", 5])
+def test_a_table_with_a_pattern_that_nothing_runs_is_refused(pattern: object) -> None:
     entry = Entry(p50_us=5.0, p90_us=6.0, num_samples=9)
     data = LatencyTable(profile=PROFILE, entries={conv(): {(32, 48): entry}}).to_json()
     data["entries"][0]["signature"]["pattern"] = pattern
@@ -132,8 +133,16 @@ def test_a_table_with_a_pattern_that_is_never_lowered_is_refused(pattern: object
     "fields", [{"groups": 2}, {"kind": "depthwise"}, {"kind": "add"}, {"kind": "linear", "height": 4}]
 )
 def test_other_operators_have_no_pattern(fields: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="never lowered"):
+    with pytest.raises(ValueError, match="never run"):
         conv(**fields)
+
+
+def test_element_wise_patterns_are_dense_weights_that_do_less_and_no_standard_operators() -> None:
+    sparse = conv(pattern="2:4")
+    assert num_macs(sparse, 32, 48) * 2 == num_macs(conv(pattern=""), 32, 48)
+    assert num_weights(sparse, 32, 48) == num_weights(conv(pattern=""), 32, 48)
+    with pytest.raises(ValueError, match="standard operators"):
+        bare_model(sparse, 32, 48, 1)
 
 
 def test_shared_runs_that_do_not_divide_the_input_describe_no_operator() -> None:

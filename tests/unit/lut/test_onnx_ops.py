@@ -8,7 +8,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from lut.measure.onnx_ops import bare_model, model_in_context, operand_shapes, random_array, random_pool
+from lut.measure.arrays import random_array, random_pool
+from lut.measure.onnx_ops import bare_model, model_in_context, operand_shapes
 from lut.request import output_size
 from lut.signature import KINDS, OpSignature
 

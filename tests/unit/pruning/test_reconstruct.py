@@ -4,6 +4,7 @@ import torch
 from pictures import digits, first_units, grouped, trained
 from torch import Tensor, nn
 
+from pruning.activations import Targets
 from pruning.data import Split
 from pruning.evaluate import accuracy
 from pruning.groups import coupling_groups
@@ -12,6 +13,7 @@ from pruning.moments import Moments
 from pruning.network import Network
 from pruning.operators import operators
 from pruning.reconstruct import keep_better, reconstruct
+from pruning.repairs import repairs
 from pruning.slim import slim
 from pruning.stages import build, removable_stages
 from pruning.trace import trace
@@ -254,3 +256,21 @@ def test_the_better_of_two_networks_is_kept(data: tuple[Split, Split], dense: Ne
     worse = slim(dense, groups, first_units(groups, 0.2))
     assert keep_better(dense, worse, data[1])[0] is dense
     assert keep_better(worse, dense, data[1])[0] is dense
+
+
+def test_rows_of_the_dense_network_held_for_several_masks_give_what_each_gives_alone(
+    dense: Network, images: Tensor
+) -> None:
+    groups = coupling_groups(dense)
+    weights = {
+        name: one.weight for name, one in dense.module.named_modules() if isinstance(one, nn.Conv2d) and one.groups == 1
+    }
+    tasks, _ = repairs(dense, dense, groups, {}, list(weights))
+    wanted = [task.wanted for task in tasks.values()]
+    held = Targets(dense.module, wanted, images, 0, memory_bytes=1 << 16, hold=True)
+    for least in (0.02, 0.05):
+        masks = {name: weight.abs() > least for name, weight in weights.items()}
+        cut = masked_copy(dense, masks)
+        alone = reconstruct(dense, cut, groups, {}, images, masks=masks).network.module.state_dict()
+        shared = reconstruct(dense, cut, groups, {}, images, masks=masks, targets=held).network.module.state_dict()
+        assert all(torch.equal(value, shared[name]) for name, value in alone.items())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.formats import format_ms, format_percent, format_points, format_short
+from pruning.formats import format_figure, format_ms, format_percent, format_points, format_short, format_times
 from pruning.report import build_report, render_html
 
 FULL: dict[str, Any] = {
@@ -51,6 +51,42 @@ FULL: dict[str, Any] = {
         "learning_rate": 1e-3,
         "precision": "fp32",
         "seconds": 3.0,
+    },
+    "storage": {
+        "layers": [
+            {
+                "layer": "layer1.0.conv1",
+                "pattern": "16x1@1/4",
+                "density": 0.25,
+                "dense_bytes": 40_000,
+                "csr_bytes": 20_100,
+                "compact_bytes": 10_300,
+                "metadata_bits": 2_400,
+            }
+        ],
+        "other_bytes": 10_000,
+        "dense_bytes": 50_000,
+        "csr_bytes": 30_100,
+        "compact_bytes": 20_300,
+        "metadata_bits": 2_400,
+    },
+    "modelled": {
+        "cores": [
+            {
+                "name": "CRISP-style core",
+                "dense_us": 8530.0,
+                "slim_us": 1706.0,
+                "dense_uj": 12.0,
+                "slim_uj": 8.0,
+                "best_layer_speedup": 9.25,
+            }
+        ],
+        "layers": [
+            {"name": "conv1", "pattern": "16x1@1/4", "density": 0.25, "speedups": [9.25]},
+            {"name": "conv2", "pattern": "dense", "density": 0.0, "speedups": [None]},
+        ],
+        "macs_share": 0.31,
+        "unmodelled": ["encoder_attention"],
     },
     "warnings": [{"code": "images_skipped", "detail": "1 image does not decode"}],
     "provenance": {"seed": 0, "torch": "2.15.0"},
@@ -174,6 +210,8 @@ def test_figures_are_formatted_for_reading() -> None:
     assert [format_percent(v) for v in (None, 0.925, 1.0)] == ["–", "92.5 %", "100.0 %"]
     assert [format_points(v) for v in (None, -0.012, 0.0)] == ["–", "−1.2", "+0.0"]
     assert [format_short(v) for v in (None, 3.05, 853_018, 4_089_000_000)] == ["–", "3.05", "853 k", "4.09 G"]
+    assert [format_figure(v) for v in (None, 0.03123, 4.0912, 99.96, 8530.2)] == ["–", "0.0312", "4.09", "100", "8,530"]
+    assert [format_times(v) for v in (None, 3.049)] == ["–", "3.05×"] and format_times(3.0, 0.0) == "–"
 
 
 @pytest.mark.parametrize(
@@ -193,3 +231,23 @@ def test_an_infeasible_job_says_which_budget_nothing_keeps(
     ]
     fields = FULL | {"outcome": "infeasible", "slim": None, "limits": rows, "min_achievable_ms": least_ms}
     assert words in build_report(**fields)["verdict"]
+
+
+def test_masked_weights_are_weighed_dense_in_csr_and_compact_in_total_and_by_layer() -> None:
+    text = Page(render_html(build_report(**FULL))).text
+    for shown in ("model.compact.safetensors", "50 kB", "30.1 kB", "20.3 kB", "40.6 %", "2.4 k", "10.3 kB", "layer1.0.conv1"):
+        assert shown in text
+
+
+def test_modelled_accelerators_are_called_a_model_and_stand_beside_the_papers_claim() -> None:
+    text = " ".join(Page(render_html(build_report(**FULL))).text.split())
+    section = text.partition("On modelled accelerators")[2].partition("Figures")[0]
+    for shown in ("A model, not a measurement", "CRISP-style core", "8,530", "1,706", "5.00×", "1.50×", "9.25×"):
+        assert shown in section
+    assert "up to 14×" in section and "7.1 %" in section and "31.0 % of its multiply-accumulates" in section
+    assert "encoder_attention" in section and "removed" in section
+
+
+def test_a_network_without_masks_has_no_table_of_storage() -> None:
+    text = Page(render_html(build_report(**{**FULL, "storage": None, "modelled": None}))).text
+    assert "Compact storage" not in text and "modelled accelerators" not in text

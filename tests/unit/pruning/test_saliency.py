@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from pruning.evaluate import accuracy
 from pruning.groups import coupling_groups
+from pruning.masked import masked_copy
 from pruning.saliency import METHODS, Others, channel_scores_from_weights, score, score_all
 from pruning.slim import slim
 from pruning.trace import trace
@@ -211,3 +212,31 @@ def test_other_classes_is_cass_on_the_images_that_were_not_chosen(batches: list[
     assert both.num_batches == 1
     with pytest.raises(ValueError, match="not chosen"):
         score(network, groups, batches, "other_classes")
+
+
+def test_weights_behind_a_mask_are_scored_at_the_gradient_of_the_masked_network() -> None:
+    torch.manual_seed(1)
+    batches = list(digits()[0].take(64).batches(32))
+    whole = trace(Chain().eval(), (1, 8, 8))
+    groups = coupling_groups(whole)
+    weight = whole.module.get_submodule("second").weight
+    assert isinstance(weight, Tensor)
+    mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    masked = masked_copy(whole, {"second": mask})
+    kept = score_all(masked, groups, batches, OWN, weights=True)
+    found = score_all(masked, groups, batches, OWN, weights=True, behind={"second": weight.detach()})
+    for method in ("squared_taylor", "cass", "magnitude"):
+        torch.testing.assert_close(found.weights[method]["second"][mask], kept.weights[method]["second"][mask])
+        assert found.weights[method]["second"][~mask].any() and not kept.weights[method]["second"][~mask].any()
+        for group, values in kept.values[method].items():
+            np.testing.assert_array_equal(found.values[method][group], values)
+    gradients = torch.zeros(weight.shape, dtype=torch.float64)
+    module = masked.module.requires_grad_(True)
+    for images, labels in batches:
+        (gradient,) = torch.autograd.grad(
+            functional.cross_entropy(module(images), labels),
+            [module.get_submodule("second").weight],  # type: ignore[list-item]
+        )
+        gradients += gradient.double() ** 2 / 2
+    by_hand = weight.detach().double() ** 2 * gradients
+    torch.testing.assert_close(found.weights["squared_taylor"]["second"].double(), by_hand, rtol=1e-4, atol=1e-12)

@@ -71,6 +71,25 @@ def test_a_table_that_is_too_pessimistic_does_not_make_a_budget_infeasible() -> 
     assert result.chosen.measured_ms <= 0.0009
 
 
+def test_a_search_that_decides_as_one_before_it_measures_nothing() -> None:
+    first = run(0.016, 1.3)
+
+    def measure(plan: Plan) -> list[Measurement]:
+        raise AssertionError(f"measured {plan.widths}")
+
+    again = search(
+        lambda corrections: problem(16_000, corrections[0]),
+        solve,
+        measure,
+        budget_ms=0.016,
+        start=first.corrections,
+        known=first.attempts,
+    )
+    assert first.chosen and again.chosen
+    assert again.chosen.choice == first.chosen.choice
+    assert again.chosen.measured_ms == first.chosen.measured_ms
+
+
 def test_no_network_is_measured_twice() -> None:
     seen: list[int] = []
 

@@ -20,6 +20,7 @@ from lut.pattern import Pattern
 from pruning.storage import (
     BITMAP,
     Header,
+    differing,
     load_compact,
     metadata_bits,
     pack,
@@ -122,6 +123,7 @@ def test_metadata_bits_are_the_bytes_stored_up_to_padding(name: str, shape: tupl
     c_out, c_in, taps = shape[0], shape[1], math.prod(shape[2:])
     bits = metadata_bits(Pattern.parse(name), c_in, c_out, taps)
     (size,) = size_report(*layer).layers
+    assert size.metadata_bits == bits
     assert bits <= 8 * size.metadata_bytes < bits + 16
     fitted = Pattern.parse(name).fitted(c_in, c_out, taps)
     if runs_fit_tiles(fitted, c_in):
@@ -227,6 +229,20 @@ def test_the_size_report_by_hand() -> None:
     assert layer.dense_bytes == 16_384
     assert report.other_bytes == 12
     assert (report.compact_bytes, report.csr_bytes, report.dense_bytes) == (4366, 8464, 16_396)
+    assert report.metadata_bits == layer.metadata_bits == 8 * 258
+
+
+def test_a_bitmap_takes_one_bit_a_weight() -> None:
+    (layer,) = size_report({"a.weight": torch.ones(3, 3)}, {"a": torch.eye(3, dtype=torch.bool)}, {}).layers
+    assert (layer.pattern, layer.metadata_bits, layer.metadata_bytes) == (BITMAP, 9, 2)
+
+
+def test_networks_differ_by_any_bit_type_shape_or_name() -> None:
+    state = {"a": torch.tensor([0.0, float("nan")]), "b": torch.tensor(3), "c": torch.ones(2, 2, dtype=torch.bfloat16)}
+    assert differing(state, {name: value.clone() for name, value in state.items()}) == ()
+    others = {"a": torch.tensor([-0.0, float("nan")]), "b": torch.tensor(3, dtype=torch.int32), "c": torch.ones(4, 1)}
+    assert differing(state, others) == ("a", "b", "c")
+    assert differing(state, {"a": state["a"], "d": state["b"]}) == ("b", "c", "d")
 
 
 def test_a_file_is_as_long_as_the_report_says_plus_its_header(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pruning.export import to_onnx, weight_bytes
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.operators import operators
+from pruning.predict import predicted_us
 from pruning.slim import slim
 from pruning.tables import (
     best_units,
@@ -20,7 +21,6 @@ from pruning.tables import (
     grid_requests,
     group_values,
     latency_limit,
-    predicted_us,
     weight_bytes_limit,
     width_choices,
 )

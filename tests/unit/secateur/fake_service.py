@@ -18,13 +18,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from secateur.lut_schemas import Device, Lut
 from secateur.schemas import (
     Artifact,
     Dataset,
-    Device,
     JobEvent,
     JobStatus,
-    Lut,
     Model,
     Problem,
     PruneJob,

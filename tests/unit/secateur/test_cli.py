@@ -13,7 +13,8 @@ import pytest
 from fake_service import FakeService
 from typer.testing import CliRunner
 
-from pruning.report import Warning, build_report
+from pruning.report import build_report
+from pruning.report_schema import Warning
 from secateur.cli import app
 from secateur.cli.figures import compare, warnings
 from secateur.schemas import ErrorDetail, Failure, Problem, PruneJobCreate
@@ -135,6 +136,17 @@ def test_uploaded_inputs_are_used_by_id(service: FakeService, inputs: list[str])
     assert service.jobs["job2"].spec.budget_ratio == 0.5
     end = Outcome("prune", "m9", "--data", "d1", "--classes", "dog", "--budget", "0.5x", url=service.url)
     assert end.code == 2 and "neither a file here nor a model on the server" in end.err
+
+
+def test_the_schedule_and_every_saliency_are_options(service: FakeService, inputs: list[str]) -> None:
+    steps = ["--schedule", "gradual", "--schedule-steps", "30", "--schedule-batches", "0"]
+    method = ["--saliency", "other_classes", "--solver", "halp"]
+    assert Outcome("prune", *inputs, *REST, *steps, *method, "--detach", url=service.url).code == 0
+    spec = service.jobs["job1"].spec
+    assert spec.schedule.model_dump() == {"mode": "gradual", "steps": 30, "batches": 0}
+    assert (spec.saliency, spec.solver) == ("other_classes", "halp")
+    assert Outcome("prune", *inputs, *REST, "--detach", url=service.url).code == 0
+    assert service.jobs["job2"].spec.schedule.mode == "one_shot"
 
 
 def test_check_shows_the_preflight_and_starts_nothing(service: FakeService, inputs: list[str]) -> None:

@@ -116,6 +116,8 @@ def test_fields_that_contradict_are_refused_before_sending() -> None:
             client.submit(model_id="m", dataset_id="d", classes=["cat"])
         with pytest.raises(UsageError, match=r"budget_ms.*greater than 0"):
             client.submit(model_id="m", dataset_id="d", classes=["cat"], budget_ms=-1)
+        with pytest.raises(UsageError, match="wants patterns to be only"):
+            client.submit(model_id="m", dataset_id="d", classes=["cat"], budget_ms=1, solver="crisp")
         with pytest.raises(ValueError, match="not both"):
             client.submit(PruneJobCreate(model_id="m", dataset_id="d", classes=[1], budget_ms=1), seed=1)
 

@@ -125,8 +125,8 @@ def test_json_files_are_checked(tmp_path: Path) -> None:
 
 
 def test_further_devices_frontiers_sizes_and_widths_are_read() -> None:
-    assert parse_also(["0.5x, threads=2,batch=8", "5ms,device=pixel6"]) == [
-        {"budget_ratio": 0.5, "threads": 2, "batch": 8},
+    assert parse_also(["0.5x, threads=2,batch=8,runtime=openvino", "5ms,device=pixel6"]) == [
+        {"budget_ratio": 0.5, "threads": 2, "batch": 8, "runtime": "openvino"},
         {"budget_ms": 5.0, "device": "pixel6"},
     ]
     assert parse_also(None) == [] and parse_frontier(None, {"budget_ms": 1.0}) == []
@@ -140,6 +140,7 @@ def test_further_devices_frontiers_sizes_and_widths_are_read() -> None:
     [
         lambda: parse_also(["5ms,threads=two"]),
         lambda: parse_also(["5ms,device="]),
+        lambda: parse_also(["5ms,runtime="]),
         lambda: parse_also([""]),
         lambda: parse_frontier(["5ms"], {"budget_ratio": 0.5}),
         lambda: parse_size("5 elephants"),

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 PROFILE = DeviceProfile(hardware="desk", runtime="onnxruntime", runtime_version="1", threads=1, batch=1)
 
 
-def answer(folder: Path, arch: str, size: int, slow: str = "") -> dict[str, Any]:
+def answer(folder: Path, arch: str, size: int, slow: str = "", absent: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the preflight of a network with random weights; `slow` is a kind of operator that a device's table finds slow."""
     model = build(arch, 10)
     save_file(model.state_dict(), folder / "model")
@@ -30,10 +30,12 @@ def answer(folder: Path, arch: str, size: int, slow: str = "") -> dict[str, Any]
         write_table(folder / "known_table.json", arch, size, slow)
     spec = {
         "model": {"arch": arch},
+        "absent": absent,
         "dataset": {"classes": [f"class {i}" for i in range(10)], "image_size": size},
         "job": {
             "classes": list(range(10)),
             "head": "full",
+            "saliency": "squared_taylor",
             "budget_ratio": 0.5,
             "budget_ms": None,
             "keep_dense": [],
@@ -101,3 +103,11 @@ def test_work_is_counted_at_the_dense_widths(tmp_path: Path) -> None:
     work = {op.name: num_macs(op.signature, op.c_in.at(dense), op.c_out.at(dense)) for op in operators(network, groups)}
     pointwise = sum(macs for name, macs in work.items() if name.endswith(("block_3", "block_5")))
     assert found["prunable_latency_share"] == pytest.approx(pointwise / sum(work.values()), rel=0.05)
+
+
+def test_a_runtime_that_is_absent_stops_the_job(tmp_path: Path) -> None:
+    found = answer(tmp_path, "cifar/resnet20", 32, absent=("openvino cannot run here: it is not installed.",))
+    assert not found["ok"]
+    assert [b["detail"] for b in found["blockers"] if b["code"] == "runtime_absent"] == [
+        "openvino cannot run here: it is not installed."
+    ]

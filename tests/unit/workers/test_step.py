@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.pipeline import PRUNE
+from workers.inspect import INSPECTIONS
+from workers.pipeline import BUILD, PRUNE
 from workers.step import Output, Pipeline, Step
 
 
@@ -25,7 +26,8 @@ def test_progress_is_weighted_by_the_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*(step.name for step in PRUNE.steps), "inspect_model", "inspect_dataset", "preflight"]
+    "name",
+    [*(step.name for step in (*PRUNE.steps, *BUILD.steps)), *(inspection.body for inspection in INSPECTIONS.values())],
 )
 def test_every_step_has_a_body(name: str) -> None:
     # Read, not imported: the bodies load torch.

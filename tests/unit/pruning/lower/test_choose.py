@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lut.measure.onnxruntime import local_profile, measure_models
+from lut.measure.runtime import runtime
 from pruning.export import num_macs
 from pruning.lower.choose import choose, latency_ms
 from pruning.lower.times import layer_times_us
 from pruning.network import Network
 from pruning.trace import trace
 from tests.builders import SHAPE, lively
+
+PROFILE = runtime("onnxruntime").profile(1, 1)
 
 
 def chain() -> Network:
@@ -72,10 +74,10 @@ def test_a_layer_that_its_own_time_clears_of_doubt_is_not_measured_again() -> No
 
 
 def test_each_layer_is_timed_dense_and_lowered() -> None:
-    times = layer_times_us(chain(), masks(), local_profile(threads=1, batch=1))
+    times = layer_times_us(chain(), masks(), PROFILE)
     assert set(times) == {"2", "4", "6"}
     assert all(dense > 0 and lowered > 0 for dense, lowered in times.values())
-    assert choose(chain(), masks(), latency_ms(measure_models, local_profile(1, 1), seconds=0.01), times) <= set(times)
+    assert choose(chain(), masks(), latency_ms(PROFILE, seconds=0.01), times) <= set(times)
 
 
 def test_a_layer_that_cannot_be_lowered_is_never_chosen() -> None:

@@ -1,0 +1,112 @@
+"""/v1/lut-builds: jobs that measure what a model needs to know of a device, and prune nothing."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+
+from app.api import wire
+from app.api.job_checks import Faults
+from app.api.paging import Before, Limit, to_page
+from app.api.submission import IdempotencyKey, cancel_job, require_job, retry_job, submit_once
+from app.errors import responses
+from app.services import ServicesDep
+from app.store.models import PruneJobRow
+from app.store.repositories import Datasets, Devices, Jobs, Models
+from secateur.lut_schemas import LutBuild, LutBuildCreate
+from secateur.schemas import JobStatus, Page
+
+router = APIRouter(prefix="/v1/lut-builds", tags=["latency tables"])
+
+_KIND = "lut_build"
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=LutBuild,
+    responses=responses(
+        "unsupported_media_type",
+        "body_too_large",
+        "idempotency_key_reused",
+        "unknown_model",
+        "unknown_dataset",
+        "unknown_device",
+        "image_size_needed",
+        "shape_mismatch",
+    ),
+)
+def submit(spec: LutBuildCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None) -> JSONResponse:
+    """Measure every entry the model needs. The answer comes at once; Location is where to watch it."""
+
+    def make(session: Session) -> tuple[PruneJobRow, dict[str, Any]]:
+        sized = spec.model_copy(update={"image_size": _image_size(session, spec)})
+        row = Jobs(session).add(
+            kind=_KIND,
+            name=spec.name,
+            spec=sized.model_dump(mode="json"),
+            model_id=spec.model_id,
+            dataset_id=None,
+            device_id=spec.device,
+        )
+        return row, wire.lut_build(row).model_dump(mode="json")
+
+    return submit_once(services, "/v1/lut-builds", spec, idempotency_key, make)
+
+
+@router.get("", responses=responses("bad_cursor"))
+def list_builds(
+    services: ServicesDep,
+    before: Before,
+    limit: Limit = 50,
+    status: Annotated[list[JobStatus] | None, Query(description="Only builds in one of these statuses.")] = None,
+) -> Page[LutBuild]:
+    """Newest first."""
+    with services.database.read() as session:
+        page = Jobs(session).page(kind=_KIND, status=status or (), before=before, limit=limit)
+        return to_page(page, LutBuild, wire.lut_build)
+
+
+@router.get("/{build_id}", responses=responses("not_found"))
+def get_build(build_id: str, services: ServicesDep) -> LutBuild:
+    """One build and where it stands."""
+    with services.database.read() as session:
+        return wire.lut_build(require_job(session, build_id, _KIND))
+
+
+@router.post("/{build_id}/cancel", status_code=202, responses=responses("not_found", "job_ended"))
+def cancel(build_id: str, services: ServicesDep) -> LutBuild:
+    """Stop the build; what it has measured is kept for its retry."""
+    return wire.lut_build(cancel_job(services, build_id, _KIND))
+
+
+@router.post(
+    "/{build_id}/retry", status_code=202, responses=responses("not_found", "job_not_retryable", "input_deleted")
+)
+def retry(build_id: str, services: ServicesDep) -> LutBuild:
+    """Go on with a failed or cancelled build, under its id."""
+    return wire.lut_build(retry_job(services, build_id, _KIND))
+
+
+def _image_size(session: Session, spec: LutBuildCreate) -> int:
+    """The side of the images; raises ApiProblem (422) unless everything the build names exists and fits together."""
+    faults = Faults()
+    model = Models(session).get(spec.model_id, share=True)
+    dataset = Datasets(session).get(spec.dataset_id) if spec.dataset_id else None
+    if model is None:
+        faults.add("unknown_model", "/model_id", f"There is no model {spec.model_id!r}.")
+    if spec.dataset_id and dataset is None:
+        faults.add("unknown_dataset", "/dataset_id", f"There is no dataset {spec.dataset_id!r}.")
+    if Devices(session).get(spec.device) is None:
+        faults.add("unknown_device", "/device", f"There is no device {spec.device!r}; GET /v1/devices lists those.")
+    faults.raise_if_any()
+    fixed = model.input_shape[1] if model and model.input_shape else None
+    size = spec.image_size or (dataset.image_size if dataset else fixed)
+    if size is None:
+        faults.add("image_size_needed", "/image_size", "Weights fit any image size: say which, or name a dataset.")
+    elif fixed is not None and fixed != size:
+        faults.add("shape_mismatch", "/image_size", f"The model takes images of {fixed} pixels, not of {size}.")
+    faults.raise_if_any()
+    assert size is not None
+    return size

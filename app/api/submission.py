@@ -1,0 +1,116 @@
+"""What every kind of job shares: submitted once under an Idempotency-Key, cancelled, retried."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Header
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.errors import ApiProblem, NotFound
+from app.services import Services
+from app.store.models import PruneJobRow
+from app.store.repositories import Datasets, Idempotency, Jobs, Models
+from secateur.schemas import JobStatus
+
+NOUNS = {"prune": "job", "lut_build": "table build"}
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Any string of yours: sent again with the same body within 24 hours it gets the same answer.",
+    ),
+]
+
+Make = Callable[[Session], tuple[PruneJobRow, dict[str, Any]]]
+"""Adds the job in the given transaction; returns its row and its body."""
+
+
+def submit_once(services: Services, path: str, spec: BaseModel, key: str | None, make: Make) -> JSONResponse:
+    """Answer 202 with the job that `make` adds, or, for a key that came before with the same body, the first answer."""
+    for last_try in (False, True):
+        try:
+            return _submit(services, path, spec, key, make)
+        except IntegrityError:
+            # Another request has used the key since we looked: its answer is there now.
+            if last_try or key is None:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _submit(services: Services, path: str, spec: BaseModel, key: str | None, make: Make) -> JSONResponse:
+    route = f"POST {path}"
+    body_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    max_age_s = services.settings.idempotency_hours * 3600
+    with services.database.write() as session:
+        answers = Idempotency(session)
+        if key is not None:
+            answers.delete_old(max_age_s)
+            first = answers.find(route, key, max_age_s=max_age_s)
+            if first is not None:
+                if first.body_sha256 != body_sha256:
+                    raise ApiProblem("idempotency_key_reused", "This Idempotency-Key came with another body before.")
+                return _accepted(first.location, first.body, replayed=True)
+        row, body = make(session)
+        services.queue.enqueue_prune(session, job_id=row.id, workflow_id=row.workflow_id, device_id=row.device_id)
+        location = f"{path}/{row.id}"
+        if key is not None:
+            answers.add(route, key, body_sha256=body_sha256, status=202, location=location, body=body)
+    return _accepted(location, body, replayed=False)
+
+
+def _accepted(location: str, body: dict[str, Any], *, replayed: bool) -> JSONResponse:
+    headers = {"Location": location, **({"Idempotency-Replayed": "true"} if replayed else {})}
+    return JSONResponse(body, status_code=202, headers=headers)
+
+
+def require_job(session: Session, job_id: str, kind: str = "prune") -> PruneJobRow:
+    """The row as it is now; raises 404 for none, and for a job of another kind."""
+    row = Jobs(session).get(job_id)
+    if row is None or row.kind != kind:
+        raise NotFound(NOUNS[kind], job_id)
+    return row
+
+
+def cancel_job(services: Services, job_id: str, kind: str = "prune") -> PruneJobRow:
+    """Stop the job: a queued one at once, a running one as soon as its worker has. Raises 409 for one that has ended."""
+    with services.database.write() as session:
+        require_job(session, job_id, kind)
+        changed = Jobs(session).request_cancel(job_id)
+        row = require_job(session, job_id, kind)
+        if changed is None and row.status != JobStatus.CANCELLING:
+            raise ApiProblem("job_ended", f"Job {job_id} has ended as {row.status}; there is nothing to cancel.")
+    services.queue.cancel(row.workflow_id)
+    return row
+
+
+def retry_job(services: Services, job_id: str, kind: str = "prune") -> PruneJobRow:
+    """Queue a failed or cancelled job once more, under its id. Raises 409 for another one."""
+    with services.database.write() as session:
+        row = require_job(session, job_id, kind)
+        if row.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
+            raise ApiProblem(
+                "job_not_retryable", f"Job {job_id} is {row.status}; only failed and cancelled jobs are retried."
+            )
+        if not _inputs_exist(session, row):
+            raise ApiProblem("input_deleted", f"The model or dataset of job {job_id} was deleted; submit a new job.")
+        workflow_id = Jobs(session).requeue(job_id)
+        if workflow_id is None:
+            raise ApiProblem("job_not_retryable", f"Job {job_id} was retried a moment ago.")
+        services.queue.enqueue_prune(session, job_id=job_id, workflow_id=workflow_id, device_id=row.device_id)
+        return require_job(session, job_id, kind)
+
+
+def _inputs_exist(session: Session, row: PruneJobRow) -> bool:
+    """True when all inputs are there; they stay there until `session` commits."""
+    model = row.model_id is not None and Models(session).get(row.model_id, share=True) is not None
+    if not model or row.kind != "prune":
+        return model
+    return row.dataset_id is not None and Datasets(session).get(row.dataset_id, share=True) is not None

@@ -1,0 +1,163 @@
+"""Latency tables: which points to measure, and the entries of those points, in the runtime that the profile names."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lut.measure import stair
+from lut.measure.bench import CHUNK_SESSIONS, Bench, Measured, Point, Progress
+from lut.measure.grid import first_plan
+from lut.measure.runtime import checked_runtime
+from lut.profile import DeviceProfile
+from lut.request import GridRequest, merge_requests, num_macs
+from lut.signature import OpSignature
+from lut.table import LatencyTable
+
+PASSES = 3
+TOLERANCE = 0.04
+"""Interpolation that misses a probe by more than this gets a line through it."""
+_NOISE_FACTOR = 3
+_STAIR_PIXELS = 28
+_STAIR_CHANNELS = 32
+
+
+Keep = Callable[[LatencyTable], None]
+
+
+def silent(done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+def forget(measured: LatencyTable) -> None:
+    """Keep nothing."""
+
+
+def measure_table(
+    profile: DeviceProfile,
+    requests: Iterable[GridRequest],
+    known: LatencyTable | None = None,
+    progress: Progress = silent,
+    *,
+    begun: LatencyTable | None = None,
+    keep: Keep = forget,
+) -> LatencyTable:
+    """Return a table that covers `requests`: `known`, and what had to be measured beyond it.
+
+    Points in `known` are never measured again; when it covers everything it is returned as it is. Each request is
+    measured on a coarse grid and refined where interpolation fails (`lut.measure.grid`); when `known` has no stair yet,
+    that is found first. A pattern that the runtime has no way to run gets no entries. `progress(done, total)` counts
+    points; `total` grows when a grid is refined. `keep` gets everything measured beyond `known` at intervals; given back as
+    `begun` after an interruption, it is gone on from. Raises RuntimeAbsent; ValueError when this machine is not `profile`'s,
+    `known` belongs to another profile, or a request describes no operator.
+    """
+    runtime = checked_runtime(profile)
+    if known is not None and known.profile != profile:
+        raise ValueError("the known table belongs to another device profile")
+    start = time.monotonic()
+    table = known or LatencyTable(profile=profile, entries={})
+    wanted = [request for request in table.missing(merge_requests(requests)) if runtime.runs(request.signature)]
+    if not wanted:
+        return table
+    begun = begun or LatencyTable(profile=profile, entries={}, step=table.step)
+    step = begun.step if table.entries or begun.entries or begun.step > 1 else measure_step(profile, wanted)
+    with _bench(profile, wanted) as bench:
+
+        def made(found: Measured) -> LatencyTable:
+            seconds = time.monotonic() - start
+            return begun.merge(replace(table, entries=found, step=step, noise=bench.noise, seconds=seconds))
+
+        found = _adaptive(bench, wanted, step, table.merge(begun), progress, lambda found: keep(made(found)))
+        fresh = made(found)
+    return table.merge(fresh)
+
+
+def measure_points(
+    profile: DeviceProfile,
+    points: Iterable[tuple[OpSignature, int, int]],
+    progress: Progress = silent,
+) -> LatencyTable:
+    """Return a table of exactly these (signature, c_in, c_out), measured now: for the entries that a plan leans on.
+
+    Give every operator of the network, repeated signatures too: they tell how cold weights are. To put the result into
+    an older table, `table.merge(result)`. Raises ValueError when this machine is not `profile`'s.
+    """
+    start = time.monotonic()
+    listed = list(points)
+    requests = [GridRequest(signature=s, c_ins=(i,), c_outs=(o,)) for s, i, o in listed]
+    with _bench(profile, requests) as bench:
+        entries = bench.measure([(s, (i, o)) for s, i, o in dict.fromkeys(listed)], progress)
+        noise = bench.noise
+    return LatencyTable(profile=profile, entries=entries, noise=noise, seconds=time.monotonic() - start)
+
+
+def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest]) -> int:
+    """Return the stair width of the device, found on the most expensive signature of `requests`; 1 where nothing varies.
+
+    Neighbouring widths are measured as its output and as its input, and `lut.measure.stair` reads the stair off the sum.
+    The map is shrunk to 28 pixels: stairs lie in the channels. `LatencyTable(profile=profile, entries={}, step=step)`
+    then offers widths, before anything else is measured. Raises ValueError when this machine is not `profile`'s.
+    """
+    checked_runtime(profile)
+    free = [r for r in requests if r.signature.kind in ("conv", "linear") and r.signature.groups == 1]
+    if not free:
+        return 1
+    dearest = max(free, key=lambda r: (num_macs(r.signature, max(r.c_ins), max(r.c_outs)), max(r.c_outs))).signature
+    height, width = min(dearest.height, _STAIR_PIXELS), min(dearest.width, _STAIR_PIXELS)
+    signature = replace(dearest, height=height, width=width, pattern="")
+    other = _STAIR_CHANNELS
+    points = {(signature, pair): None for w in stair.WIDTHS for pair in ((other, w), (w, other))}
+    request = GridRequest(signature=signature, c_ins=(other,), c_outs=(other, max(stair.WIDTHS)))
+    with _bench(profile, [request]) as bench:
+        entries = bench.measure(list(points), silent)[signature]
+    cost_us = [entries[other, w].p50_us + entries[w, other].p50_us for w in stair.WIDTHS]
+    return stair.stair_step(np.array(stair.WIDTHS), np.array(cost_us))
+
+
+@contextmanager
+def _bench(profile: DeviceProfile, requests: Sequence[GridRequest]) -> Iterator[Bench]:
+    runtime = checked_runtime(profile)
+    with tempfile.TemporaryDirectory(prefix="latency-") as folder, runtime.settled(profile):
+        yield Bench(runtime, profile, Path(folder), requests)
+
+
+def _adaptive(
+    bench: Bench,
+    requests: Sequence[GridRequest],
+    step: int,
+    known: LatencyTable,
+    progress: Progress,
+    keep: Callable[[Measured], None],
+) -> Measured:
+    """Measure coarse grids, then lines where interpolation fails; the last pass only fills lines."""
+    plans = [first_plan(request, step) for request in requests]
+    found: Measured = {}
+    done = 0
+    for remaining in reversed(range(PASSES)):
+        wanted = {(p.request.signature, c): None for p in plans for c in p.points() + (p.probes() if remaining else [])}
+        todo = [(s, c) for s, c in wanted if c not in found.get(s, {}) and c not in known.entries.get(s, {})]
+
+        total = done + len(todo)
+        for start in range(0, len(todo), CHUNK_SESSIONS):
+            chunk = todo[start : start + CHUNK_SESSIONS]
+
+            def report(part: int, _: int, before: int = done, total: int = total) -> None:
+                progress(before + part, total)
+
+            for signature, entries in bench.measure(chunk, report).items():
+                found.setdefault(signature, {}).update(entries)
+            done += len(chunk)
+            keep(found)
+        tolerance = max(TOLERANCE, _NOISE_FACTOR * bench.noise)
+        if remaining:
+            plans = [p.refined(_values(p.request.signature, found, known), tolerance) for p in plans]
+    return found
+
+
+def _values(signature: OpSignature, found: Measured, known: LatencyTable) -> Mapping[Point, float]:
+    points = {**known.entries.get(signature, {}), **found.get(signature, {})}
+    return {point: entry.p50_us for point, entry in points.items()}

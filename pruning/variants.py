@@ -1,0 +1,90 @@
+"""Random slimmed and masked variants of a network: what a latency table is calibrated on and judged by.
+
+Letters: u = units of a coupling group.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lut.pattern import Pattern
+from pruning.lower.rewrite import lower
+from pruning.network import CouplingGroup, Network, Widths
+from pruning.patterns.tables import plan_masks, weight_of
+from pruning.stages import build
+from pruning.tables import Choices
+
+LEAST_SHARE = 0.2
+SPREAD = 0.2
+MASKED_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A smaller network and what it is made of."""
+
+    network: Network
+    """Slimmed and lowered."""
+    widths: Widths
+    patterns: Mapping[str, Pattern]
+    """By operator; those of a pattern that keeps everything are there, too."""
+
+
+def random_variants(
+    network: Network,
+    groups: Sequence[CouplingGroup],
+    choices: Choices,
+    modules: Mapping[str, str],
+    patterns: Sequence[Pattern] = (),
+    *,
+    num: int,
+    seed: int = 0,
+) -> Iterator[Variant]:
+    """Yield `num` variants of offered widths: each has a share of its own, uniform in 0.2 to 1, around which its groups vary.
+
+    Where there are patterns, every second variant gives each layer that may have one a pattern or none, by a fair coin.
+    Which units stay is random. The weights are the network's own.
+
+    Args:
+        network: the dense one.
+        groups: its coupling groups.
+        choices: offered widths by group.
+        modules: `pruning.patterns.tables.maskable` of it.
+        patterns: lowerable ones.
+        num: how many.
+        seed: of everything that is drawn; the first variants do not depend on `num`.
+    """
+    random = np.random.default_rng(seed)
+    units = {group.id: group.units for group in groups}
+    for number in range(num):
+        share = random.uniform(LEAST_SHARE, 1.0)
+        widths = {
+            group: min(offered, key=lambda width, wish=wish: abs(width - wish))  # type: ignore[misc]
+            for group, offered in choices.items()
+            for wish in [units[group] * float(np.clip(random.normal(share, SPREAD), 0.0, 1.0))]
+        }
+        keep = {group: np.sort(random.permutation(units[group])[:width]) for group, width in widths.items()}
+        chosen: dict[str, Pattern] = {}
+        if patterns and number % 2:
+            drawn = {name: patterns[int(random.integers(len(patterns)))] for name in modules}
+            chosen = {name: pattern for name, pattern in drawn.items() if random.random() < MASKED_SHARE}
+        yield Variant(network=_built(network, groups, keep, modules, chosen, seed), widths=widths, patterns=chosen)
+
+
+def _built(
+    network: Network,
+    groups: Sequence[CouplingGroup],
+    keep: Mapping[str, np.ndarray],
+    modules: Mapping[str, str],
+    patterns: Mapping[str, Pattern],
+    seed: int,
+) -> Network:
+    by_module = {modules[name]: pattern for name, pattern in patterns.items()}
+    if not by_module:
+        return build(network, groups, keep)
+    generator = torch.Generator().manual_seed(seed)
+    scores = {name: torch.rand(weight_of(network.module, name).shape, generator=generator) for name in by_module}
+    ordered, masks = plan_masks(network, groups, keep, (), scores, by_module)
+    return lower(build(network, groups, ordered), masks)

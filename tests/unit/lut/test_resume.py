@@ -1,0 +1,48 @@
+"""A measurement that was interrupted goes on where it was kept, and ends as if it had not been."""
+
+import pytest
+
+from lut.measure.runtime import runtime
+from lut.measure.tables import measure_table
+from lut.request import GridRequest
+from lut.signature import OpSignature
+from lut.table import LatencyTable
+
+PROFILE = runtime("onnxruntime").profile(threads=1, batch=1)
+COUNTS = (4, 8, 12, 16, 24, 32, 48, 64)
+REQUESTS = [
+    GridRequest(
+        signature=OpSignature(kind="conv", height=4, width=4, kernel=(k, k), padding=(k // 2, k // 2)),
+        c_ins=COUNTS,
+        c_outs=COUNTS,
+    )
+    for k in (1, 3)
+]
+
+
+class Interrupted(Exception):
+    """What happens to a worker."""
+
+
+def test_what_was_kept_is_not_measured_again_and_is_still_refined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lut.measure.tables.CHUNK_SESSIONS", 10)
+    known = LatencyTable(profile=PROFILE, entries={}, step=8)
+    kept: list[LatencyTable] = []
+
+    def keep(measured: LatencyTable) -> None:
+        kept.append(measured)
+        if len(kept) == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        measure_table(PROFILE, REQUESTS, known, keep=keep)
+    begun = kept[-1]
+    assert [one.num_entries for one in kept] == [10, 20, 30] and begun.step == 8
+    totals: list[int] = []
+    table = measure_table(PROFILE, REQUESTS, known, lambda done, total: totals.append(total), begun=begun)
+    for signature, points in begun.entries.items():
+        assert points.items() <= table.entries[signature].items()
+    assert table.missing(REQUESTS) == []
+    assert table.num_entries == begun.num_entries + max(totals), "every further point is measured once"
+    assert table.seconds > begun.seconds > 0
+    assert measure_table(PROFILE, REQUESTS, table) is table

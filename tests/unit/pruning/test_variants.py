@@ -1,0 +1,70 @@
+"""Random smaller networks, and a table's word on them."""
+
+import numpy as np
+import pytest
+import torch
+
+from lut.pattern import Pattern
+from lut.profile import DeviceProfile
+from lut.table import Entry, LatencyTable
+from pruning.groups import coupling_groups
+from pruning.network import CouplingGroup, Network, Operator
+from pruning.operators import operators
+from pruning.patterns.tables import maskable
+from pruning.predict import predicted_us
+from pruning.tables import Choices, grid_requests
+from pruning.trace import trace
+from pruning.variants import random_variants
+from tests.builders import SHAPE, Chain
+
+PATTERN = Pattern.parse("8x1@1/2")
+Parts = tuple[Network, tuple[CouplingGroup, ...], tuple[Operator, ...], Choices]
+
+
+@pytest.fixture
+def parts() -> Parts:
+    network = trace(Chain((32, 24, 32)), SHAPE)
+    groups = coupling_groups(network)
+    choices = {g.id: tuple(range(8, g.units + 1, 8)) for g in groups if not g.frozen}
+    return network, groups, operators(network, groups), choices
+
+
+def test_variants_have_offered_widths_run_and_come_again_with_their_seed(parts: Parts) -> None:
+    network, groups, costs, choices = parts
+    modules = maskable(network, costs)
+    first, again, other = (
+        list(random_variants(network, groups, choices, modules, [PATTERN], num=num, seed=seed))
+        for num, seed in ((6, 0), (4, 0), (6, 1))
+    )
+    assert [v.widths for v in first[:4]] == [v.widths for v in again]
+    assert [v.widths for v in first] != [v.widths for v in other]
+    assert any(v.patterns for v in first)
+    assert not any(v.patterns for v in first[::2])
+    for variant in first:
+        assert all(width in choices[group] for group, width in variant.widths.items())
+        with torch.no_grad():
+            assert variant.network.module(torch.zeros(2, *SHAPE)).isfinite().all()
+
+
+def test_a_pattern_costs_its_own_entry_and_the_dense_one_where_it_keeps_everything(parts: Parts) -> None:
+    _, groups, costs, choices = parts
+    modules = maskable(parts[0], costs)
+    requests = grid_requests(costs, choices, patterns={name: [PATTERN] for name in modules})
+    flat = {
+        r.signature: {
+            pair: Entry(p50_us=us, p90_us=us, num_samples=1)
+            for us in [3.0 if r.signature.pattern else 10.0]
+            for pair in r.pairs()
+        }
+        for r in requests
+    }
+    profile = DeviceProfile(hardware="test", runtime="none", runtime_version="0", threads=1, batch=1)
+    table = LatencyTable(profile=profile, entries=flat)
+    widths = {group.id: group.units for group in groups}
+    (name, *_) = modules
+    dense = predicted_us(costs, widths, table)
+    assert dense == pytest.approx(10.0 * len(costs))
+    assert predicted_us(costs, widths, table, {name: PATTERN}) == pytest.approx(dense - 7.0)
+    everything = Pattern.parse("8x1@1/1")
+    assert predicted_us(costs, widths, table, {name: everything}) == dense
+    assert np.isfinite(dense)

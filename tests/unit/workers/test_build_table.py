@@ -1,0 +1,75 @@
+"""A table build measures what a network needs, says how long that takes, and goes on from its checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lut.measure.runtime import runtime
+from lut.table import LatencyTable
+from pruning.export import to_onnx
+from pruning.trace import trace
+from workers.context import OUTBOX, StepContext
+from workers.steps import build_table
+from workers.view import BUILD_DEFAULTS
+
+torch.set_num_threads(1)
+PROFILE = runtime("onnxruntime").profile(threads=1, batch=1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of two layers as ONNX."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("onnx") / "model"
+    to_onnx(trace(net.eval(), (3, 8, 8)), path, batch=1)
+    return path
+
+
+def context(folder: Path, model: Path, events: list[Mapping[str, Any]]) -> StepContext:
+    folder.mkdir(exist_ok=True)
+    (folder / "model").write_bytes(model.read_bytes())
+    job = {**BUILD_DEFAULTS, "image_size": 8}
+    spec = {
+        "job": job, "model": {"arch": "onnx"}, "dataset": {"image_size": 8}, "profile": asdict(PROFILE), "also": [],
+        "absent": [], "limits": {}, "results": {},
+    }  # fmt: skip
+    return StepContext(workdir=folder, cache=folder, spec=spec, seed=0, attempt=1, emit=events.append)
+
+
+def test_a_build_leaves_a_table_and_a_killed_one_goes_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_table, "KEEP_EVERY_S", 0.0)
+    events: list[Mapping[str, Any]] = []
+    result = build_table.run(context(tmp_path / "one", model, events))
+    table = LatencyTable.load(tmp_path / "one" / "table.json")
+    (described,) = result["luts"]
+    assert described == {"file": "table.json", **table.figures()}
+    assert result["summary"]["num_entries_measured"] == table.num_entries > 5
+    left = [event["seconds_left"] for event in events if event.get("seconds_left") is not None]
+    assert left and left[-1] == 0 and min(left) >= 0
+    kept = [event for event in events if event["event"] == "checkpoint"]
+    assert {event["name"] for event in kept} == {build_table.BEGUN}
+
+    begun = tmp_path / "one" / OUTBOX / kept[0]["file"]
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / build_table.BEGUN).write_bytes(begun.read_bytes())
+    build_table.run(context(tmp_path / "two", model, []))
+    again = LatencyTable.load(tmp_path / "two" / "table.json")
+    before = LatencyTable.load(begun)
+    assert before.num_entries > 0 and before.step == again.step
+    for signature, points in before.entries.items():
+        assert points.items() <= again.entries[signature].items()
+
+    (tmp_path / "three").mkdir()
+    table.save(tmp_path / "three" / "known_table.json")
+    known = build_table.run(context(tmp_path / "three", model, []))
+    assert known["num_new"] == 0
+    assert (tmp_path / "three" / "table.json").read_bytes() == (tmp_path / "one" / "table.json").read_bytes()

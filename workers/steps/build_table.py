@@ -1,0 +1,76 @@
+"""Measure everything a network needs to know of a device, pruning nothing; goes on from what an earlier attempt kept."""
+
+import time
+from typing import Any
+
+from lut.measure.tables import measure_table
+from lut.pattern import Pattern
+from lut.table import LatencyTable
+from pruning.groups import coupling_groups
+from pruning.operators import operators
+from pruning.patterns.tables import maskable
+from pruning.tables import grid_requests, width_choices
+from workers.context import StepContext
+from workers.steps.loading import full_network
+from workers.steps.profile import described, empty_table
+from workers.steps.targets import targets
+
+BEGUN = "begun.json"
+KEEP_EVERY_S = 20.0
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    """Return what the table is; leave `table.json`."""
+    start = time.monotonic()
+    (target,) = targets(context)
+    network, profile = full_network(context), target.profile
+    groups = coupling_groups(network)
+    costs = operators(network, groups)
+    stored, saved = context.path(target.known_table_file), context.path(BEGUN)
+    begun = LatencyTable.load(saved) if saved.exists() else None
+    if stored.exists():
+        before = LatencyTable.load(stored)
+    else:
+        before = (
+            LatencyTable(profile=profile, entries={}, step=begun.step) if begun else empty_table(profile, groups, costs)
+        )
+    job = context.spec["job"]
+    masks = [Pattern.parse(name) for name in job["pattern_choices"]] if job["patterns"] != "none" else []
+    offered = dict.fromkeys(maskable(network, costs), masks)
+    requests = grid_requests(costs, width_choices(groups, before), patterns=offered)
+    table = measure_table(profile, requests, before, Pace(context), begun=begun, keep=Keeper(context))
+    table.save(context.path(target.table_file))
+    num_new = table.num_entries - before.num_entries
+    context.log(f"The table holds {table.num_entries} entries, {num_new} of them new.")
+    seconds = time.monotonic() - start
+    summary = {"num_entries_measured": num_new, "num_entries": table.num_entries, "seconds": seconds}
+    return {"luts": [described(target, table)], "num_new": num_new, "seconds": seconds, "summary": summary}
+
+
+class Pace:
+    """Tells how much is measured, and how long the rest takes at the pace so far."""
+
+    def __init__(self, context: StepContext) -> None:
+        self._context = context
+        self._start = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say that `done` of `total` points are measured."""
+        elapsed_s = time.monotonic() - self._start
+        left_s = elapsed_s * (total - done) / done if done else None
+        self._context.progress(done / max(1, total), left_s)
+
+
+class Keeper:
+    """Keeps what is measured so far as a checkpoint, not more often than it pays."""
+
+    def __init__(self, context: StepContext) -> None:
+        self._context = context
+        self._kept_at = time.monotonic()
+
+    def __call__(self, measured: LatencyTable) -> None:
+        """Keep `measured`, unless the last checkpoint is young."""
+        if time.monotonic() - self._kept_at >= KEEP_EVERY_S:
+            measured.save(self._context.path(BEGUN))
+            self._context.checkpoint(self._context.path(BEGUN))
+            self._kept_at = time.monotonic()

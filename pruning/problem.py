@@ -121,6 +121,12 @@ class Plan:
         """Whether there are widths to act on."""
         return self.status in ("optimal", "feasible")
 
+    @property
+    def choice(self) -> tuple[object, ...]:
+        """What the plan decides; of units ranked alike, two plans that decide alike are one network."""
+        masked = sorted((name, pattern) for name, pattern in self.patterns.items() if pattern != "dense")
+        return tuple(sorted(self.widths.items())), self.removed, tuple(masked)
+
 
 def restrict(problem: Problem, *, min_widths: Mapping[str, int] | None = None, frozen: Collection[str] = ()) -> Problem:
     """Return the problem that offers only widths >= `min_widths[group]` and keeps every layer named in `frozen` dense.

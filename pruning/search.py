@@ -47,11 +47,6 @@ class Attempt:
     corrections: Corrections
     """Factors on the tables' latencies under which the plan was solved."""
 
-    @property
-    def choice(self) -> tuple[object, ...]:
-        """What the plan decides; two plans that decide alike are one network."""
-        return tuple(sorted(self.plan.widths.items())), self.plan.removed, tuple(sorted(self.plan.patterns.items()))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -149,7 +144,7 @@ def _try(
         plan=plan, predicted_ms=plan.latency_ns / 1e6, measured_ms=math.nan, p90_ms=math.nan, corrections=corrections
     )
     for old in before:
-        if old.choice == attempt.choice:
+        if old.plan.choice == plan.choice:
             return replace(attempt, measured_ms=old.measured_ms, p90_ms=old.p90_ms, others_ms=old.others_ms)
     own, *others = measure(plan)
     return replace(

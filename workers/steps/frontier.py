@@ -38,7 +38,7 @@ def frontier(
         plan = next((one for one in plans if one.found), plans[-1])
         point: dict[str, Any] = {"budget_ms": budget_ms, "status": plan.status, "seconds": plan.seconds}
         if plan.found:
-            choice = _choice(plan)
+            choice = plan.choice
             if choice not in measured:
                 measured[choice] = bench.measure(saliency, 1, plan)[0]
             seen = measured[choice]
@@ -76,7 +76,3 @@ def budgets_ms(job: dict[str, Any], dense_ms: float, least_ms: float) -> list[fl
         # A hair above the least, or rounding makes the first budget infeasible.
         wanted |= set(np.linspace(min(least_ms * 1.001, dense_ms), dense_ms, job["sweep"] + 1)[:-1].tolist())
     return sorted(wanted)
-
-
-def _choice(plan: Plan) -> tuple[object, ...]:
-    return tuple(sorted(plan.widths.items())), plan.removed, tuple(sorted(plan.patterns.items()))

@@ -167,7 +167,7 @@ def searches(context: StepContext, how: Mapping[str, How]) -> tuple[dict[str, Se
 
 
 def _choice(search: Search) -> tuple[object, ...] | None:
-    return search.chosen.choice if search.chosen else None
+    return search.chosen.plan.choice if search.chosen else None
 
 
 def say(context: StepContext, name: str, attempt: Attempt) -> None:

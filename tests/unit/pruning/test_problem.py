@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pruning.problem import Layer, Problem, Stage, WidthChoice, reachable_counts, validate
+from pruning.problem import Layer, Plan, Problem, Stage, WidthChoice, reachable_counts, validate
 from pruning.solve import solve
 
 GROUPS = (WidthChoice(id="a", widths=(1, 2)), WidthChoice(id="b", widths=(2, 4)))
@@ -59,3 +59,11 @@ def test_layer_that_does_not_fit_is_named(change: dict[str, Any], message: str) 
 def test_problem_that_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve(replace(PROBLEM, **change))
+
+
+def test_a_layer_that_is_named_dense_is_no_choice() -> None:
+    plans = [
+        Plan(status="optimal", solver="-", widths={"a": 4}, patterns=patterns)
+        for patterns in ({}, {"l": "dense"}, {"l": "2:4"})
+    ]
+    assert plans[0].choice == plans[1].choice != plans[2].choice

@@ -86,7 +86,7 @@ def test_a_search_that_decides_as_one_before_it_measures_nothing() -> None:
         known=first.attempts,
     )
     assert first.chosen and again.chosen
-    assert again.chosen.choice == first.chosen.choice
+    assert again.chosen.plan.choice == first.chosen.plan.choice
     assert again.chosen.measured_ms == first.chosen.measured_ms
 
 

@@ -203,15 +203,13 @@ class _Pricer:
         return self._with_patterns(layer, ins, outs) if self.offered else layer
 
     def _with_patterns(self, layer: Layer, c_ins: Sequence[int], c_outs: Sequence[int]) -> Layer:
-        """Return the layer with the offered patterns that every limit has a price for; where one is dense, it costs as much."""
+        """Return the layer with the offered patterns that can be priced; where one is dense, it costs as much."""
         assert self.offered is not None
         costs = [[layer.latency_ns[0]], *([cost[0]] for cost in layer.other_costs.values())]
         values, names = [layer.value[0]], ["dense"]
         for pattern, value, fits in zip(self.offered.patterns, self.offered.value, self.offered.fits, strict=True):
-            signature = replace(self.operator.signature, pattern=pattern.id)
-            try:
-                prices = [limit.price(signature, c_ins, c_outs) for limit in self.limits]
-            except LutMiss:
+            prices = self._prices(pattern, c_ins, c_outs)
+            if prices is None:
                 continue
             for rows, price in zip(costs, prices, strict=True):
                 rows.append(np.where(fits, price, rows[0]))
@@ -225,6 +223,24 @@ class _Pricer:
             patterns=tuple(names),
             other_costs=dict(zip(layer.other_costs, others, strict=True)),
         )
+
+    def _prices(self, pattern: Pattern, c_ins: Sequence[int], c_outs: Sequence[int]) -> list[np.ndarray] | None:
+        """Return what a pattern costs in every limit; None where a device has no entry of it.
+
+        One that is not lowered runs as the dense layer there, and costs what that does; it must pay on another device.
+        """
+        signature, missed = replace(self.operator.signature, pattern=pattern.id), False
+        prices, dense = [], self.grid(c_ins, c_outs)
+        for limit, as_dense in zip(self.limits, dense, strict=True):
+            try:
+                prices.append(limit.price(signature, c_ins, c_outs))
+            except LutMiss:
+                if pattern.lowerable:
+                    return None
+                missed = True
+                prices.append(as_dense)
+        pays = any((price < as_dense).any() for price, as_dense in zip(prices, dense, strict=True))
+        return prices if pays or not missed else None
 
     def _several(self) -> Layer:
         """Several groups (after a concat): indexed by every total they can reach.

@@ -36,6 +36,11 @@ Saliency = Literal["squared_taylor", "bn_taylor", "cass", "other_classes", "magn
 Solver = Literal["secateur", "halp", "crisp", "uniform", "magnitude", "random", "cp_sat"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 PatternChoices = list[Annotated[str, Field(pattern=r"^(2:4|[1-9]\d{0,3}x[1-9]\d{0,3}@[1-9]\d{0,3}/[1-9]\d{0,3})$")]]
+ANALYTIC = "analytic/"
+"""What the ids of devices begin with that exist as models only."""
+ANALYTIC_DEVICES = tuple(
+    f"{ANALYTIC}{core}" for core in ("dense", "2-4", "n-m", "n-m-compressed", "dual-side", "crisp")
+)
 PATTERN_CHOICES = ["64x1@1/2", "64x1@1/4", "32x1@1/2", "32x1@1/4"]
 RuntimeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
 Threads = Annotated[int, Field(ge=1, le=256)]
@@ -158,7 +163,8 @@ class PruneJobCreate(Budgeted):
     classes: list[str | int] = Field(min_length=1, max_length=10_000)
     """Folder names, or indices into the dataset's sorted folder names."""
     also: list[Budgeted] = Field(default=[], max_length=4)
-    """More devices, threads or batches, each with a budget that the same network must keep."""
+    """More devices, threads or batches, each with a budget that the same network must keep; `analytic/crisp` and the like are
+    accelerators that exist as models only."""
     budgets: list[BudgetMs] = Field(default=[], max_length=64)
     """Further budgets, in the unit of the job's own (ms, or shares of the dense latency): each gets its plan, built and
     measured but not trained, and a point of the frontier in the report."""

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.store.models import LutRow, PruneJobRow
 from app.store.repositories import Datasets, Luts, Models
+from lut.analytic import DEVICES, analytic_profile
 from lut.profile import DeviceProfile
 from secateur.lut_schemas import LutBuildCreate
 from secateur.schemas import PruneJobCreate
@@ -92,6 +93,8 @@ def _further_device(
     if wanted["device"] == device_id:
         profile, absent = profile_for(own, wanted)
         return {"profile": asdict(profile), "here": True}, Luts(session).find(device_id, profile.fingerprint), absent
+    if core := DEVICES.get(wanted["device"]):  # a model: its table is computed by the job
+        return {"profile": asdict(analytic_profile(core, batch=wanted["batch"])), "here": False}, None, ""
     table = Luts(session).newest(
         wanted["device"], threads=wanted["threads"], batch=wanted["batch"], runtime=wanted.get("runtime")
     )

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from app.errors import ApiProblem
 from app.store.models import DatasetRow, ModelRow
 from app.store.repositories import Datasets, Devices, Luts, Models
-from secateur.schemas import ErrorDetail, PruneJobCreate
+from secateur.schemas import ANALYTIC, ANALYTIC_DEVICES, ErrorDetail, PruneJobCreate
 
 _MOST_NAMES_SHOWN = 20
 
@@ -59,9 +59,13 @@ def check_job(session: Session, spec: PruneJobCreate) -> None:
 
 
 def _check_further_devices(session: Session, spec: PruneJobCreate, faults: Faults) -> None:
-    """A device that the job's worker does not measure on must have a latency table for the threads and the batch."""
+    """A device that the job's worker does not measure on must be a model, or have a latency table for the threads and the batch."""
     for position, also in enumerate(spec.also):
-        if also.device == spec.device:
+        if also.device == spec.device or also.device in ANALYTIC_DEVICES:
+            continue
+        if also.device.startswith(ANALYTIC):
+            detail = f"There is no model of {also.device!r}; there are {', '.join(ANALYTIC_DEVICES)}."
+            faults.add("unknown_device", f"/also/{position}/device", detail)
             continue
         found = Luts(session).newest(
             also.device, threads=also.threads, batch=also.batch, runtime=also.runtime, share=True

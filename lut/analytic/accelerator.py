@@ -127,3 +127,12 @@ Same array, memories and energies as the flexible core (the paper builds on the 
 costs its indices and nothing else. Assumption of ours: nothing here was checked against the paper's simulator."""
 
 ACCELERATORS = (DENSE, RIGID, FLEXIBLE, FLEXIBLE_COMPRESSED, DUAL_SIDE, CRISP)
+DEVICES = {
+    "analytic/dense": DENSE,
+    "analytic/2-4": RIGID,
+    "analytic/n-m": FLEXIBLE,
+    "analytic/n-m-compressed": FLEXIBLE_COMPRESSED,
+    "analytic/dual-side": DUAL_SIDE,
+    "analytic/crisp": CRISP,
+}
+"""Every core by the id a device has."""

@@ -107,7 +107,7 @@ Batch = Annotated[int, typer.Option(help="Images of an inference.", rich_help_pa
 Also = Annotated[
     list[str] | None,
     typer.Option(
-        help="One more device the same network must keep: BUDGET,runtime=openvino,threads=2,batch=8,device=pixel6.",
+        help="One more device the same network must keep: BUDGET,runtime=openvino,threads=2,batch=8,device=pixel6 (or analytic/crisp, a model).",
         rich_help_panel=_TARGET,
         show_default=False,
     ),

@@ -33,6 +33,8 @@ def test_a_submitted_job_is_queued_at_a_location(idle: Service) -> None:
         ({"model_id": "mdl_x"}, "unknown_model", ["/model_id"]),
         ({"dataset_id": "x", "model_id": "y"}, "unknown_model", ["/model_id", "/dataset_id"]),
         ({"device": "phone"}, "unknown_device", ["/device"]),
+        ({"also": [{"device": "phone", "budget_ms": 1}]}, "no_latency_table", ["/also/0"]),
+        ({"also": [{"device": "analytic/gpu", "budget_ms": 1}]}, "unknown_device", ["/also/0/device"]),
         ({"classes": ["cow"]}, "unknown_class", ["/classes/0"]),
         ({"classes": ["cat", 3, -1, "DOG"]}, "unknown_class", ["/classes/1", "/classes/2", "/classes/3"]),
         ({"classes": ["cat", 0]}, "duplicate_class", ["/classes/1"]),
@@ -59,6 +61,11 @@ def test_a_job_that_cannot_be_is_refused_at_once(
 )
 def test_classes_are_found_by_map_by_name_or_by_position(idle: Service, facts: dict[str, Any]) -> None:
     assert idle.client.post("/v1/prune-jobs", json=put_inputs(idle, **facts)).status_code == 202
+
+
+def test_a_modelled_accelerator_needs_no_latency_table(idle: Service) -> None:
+    also = [{"device": device, "budget_ratio": 0.5} for device in ("analytic/crisp", "analytic/2-4")]
+    assert idle.client.post("/v1/prune-jobs", json=put_inputs(idle, also=also)).status_code == 202
 
 
 def test_an_idempotency_key_gives_the_first_answer_again(idle: Service) -> None:

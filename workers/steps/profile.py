@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from lut.analytic import DEVICES, analytic_table
 from lut.measure.tables import measure_step, measure_table
 from lut.pattern import Pattern
 from lut.profile import DeviceProfile
@@ -34,8 +35,11 @@ def run(context: StepContext) -> dict[str, Any]:
     step = None
     wanted = targets(context)
     for target in wanted:
-        known = context.path(target.known_table_file)
-        before = LatencyTable.load(known) if known.exists() else empty_table(target.profile, groups, costs)
+        known, core = context.path(target.known_table_file), DEVICES.get(target.device)
+        if core:
+            before = analytic_table(core, [], batch=target.profile.batch)
+        else:
+            before = LatencyTable.load(known) if known.exists() else empty_table(target.profile, groups, costs)
         step = step or before.step  # widths are offered at the ends of the stairs of the job's own device
         requests = grid_requests(costs, width_choices(groups, replace(before, step=step)), patterns=offered)
         table = before
@@ -43,6 +47,8 @@ def run(context: StepContext) -> dict[str, Any]:
             table = measure_table(target.profile, requests, before, partial(_say, context, target, len(wanted)))
             luts.append(described(target, table))
             num_new += table.num_entries - before.num_entries
+        elif core:
+            table = analytic_table(core, requests, batch=target.profile.batch)
         elif missing := table.missing(one for one in requests if not one.signature.pattern):
             raise StepProblem(
                 "table_incomplete",

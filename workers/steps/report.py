@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from lut.analytic import RUNTIME
 from pruning.report import build_report, render_html
 from secateur import __version__
 from workers.context import StepContext
@@ -144,6 +145,8 @@ def _limit(row: Mapping[str, Any], exported: Mapping[str, Any] | None) -> dict[s
         if row["id"] == f"latency_ns:{one['index']}":
             figures |= {"measured": one["p50_ms"], "limit": one["budget_ms"], "dense": one["dense_p50_ms"]}
     profile = row["profile"]
+    if profile["runtime"] == RUNTIME:
+        return {"name": f"{row['device']}, a model, batch {profile['batch']}", "unit": "ms", **figures}
     threads = "1 thread" if profile["threads"] == 1 else f"{profile['threads']} threads"
     return {"name": f"{row['device']}, {threads}, batch {profile['batch']}", "unit": "ms", **figures}
 

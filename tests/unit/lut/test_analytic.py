@@ -15,6 +15,7 @@ from lut.analytic import (
     ACTIVATION_DENSITY,
     CRISP,
     DENSE,
+    DEVICES,
     DUAL_SIDE,
     FLEXIBLE,
     FLEXIBLE_COMPRESSED,
@@ -33,6 +34,7 @@ from lut.pattern import Pattern
 from lut.request import GridRequest, num_macs, num_weights, output_size
 from lut.signature import OpSignature
 from lut.table import LatencyTable, LutMiss
+from secateur.schemas import ANALYTIC_DEVICES
 
 CONV = OpSignature(kind="conv", height=28, width=28, kernel=(3, 3), padding=(1, 1))
 RUNS = ("dense", "3:4", "2:4", "2:8", "1:8", "1:16")
@@ -282,6 +284,11 @@ def test_every_core_pattern_and_activation_density_has_a_profile_of_its_own() ->
     profiles = [analytic_profile(a, pattern=Pattern.parse(p)) for a in ACCELERATORS for p in ("dense", "2:4")]
     profiles += [analytic_profile(CRISP, activation_density=0.3), analytic_profile(replace(CRISP, clock_mhz=800.0))]
     assert len({profile.fingerprint for profile in profiles}) == len(profiles)
+
+
+def test_a_job_may_name_every_core_and_no_other() -> None:
+    assert tuple(DEVICES) == ANALYTIC_DEVICES
+    assert tuple(DEVICES.values()) == ACCELERATORS
 
 
 def test_the_model_needs_no_torch() -> None:

@@ -235,7 +235,16 @@ def test_an_infeasible_job_says_which_budget_nothing_keeps(
 
 def test_masked_weights_are_weighed_dense_in_csr_and_compact_in_total_and_by_layer() -> None:
     text = Page(render_html(build_report(**FULL))).text
-    for shown in ("model.compact.safetensors", "50 kB", "30.1 kB", "20.3 kB", "40.6 %", "2.4 k", "10.3 kB", "layer1.0.conv1"):
+    for shown in (
+        "model.compact.safetensors",
+        "50 kB",
+        "30.1 kB",
+        "20.3 kB",
+        "40.6 %",
+        "2.4 k",
+        "10.3 kB",
+        "layer1.0.conv1",
+    ):
         assert shown in text
 
 

@@ -125,9 +125,10 @@ def test_json_files_are_checked(tmp_path: Path) -> None:
 
 
 def test_further_devices_frontiers_sizes_and_widths_are_read() -> None:
-    assert parse_also(["0.5x, threads=2,batch=8,runtime=openvino", "5ms,device=pixel6"]) == [
+    assert parse_also(["0.5x, threads=2,batch=8,runtime=openvino", "5ms,device=pixel6", "50%,device=analytic/2-4"]) == [
         {"budget_ratio": 0.5, "threads": 2, "batch": 8, "runtime": "openvino"},
         {"budget_ms": 5.0, "device": "pixel6"},
+        {"budget_ratio": 0.5, "device": "analytic/2-4"},
     ]
     assert parse_also(None) == [] and parse_frontier(None, {"budget_ms": 1.0}) == []
     assert parse_frontier(["0.4x,0.6x", "80%"], {"budget_ratio": 0.5}) == [0.4, 0.6, 0.8]

@@ -8,6 +8,7 @@ import pytest
 from worker_store import PROFILE, Store
 
 from app.store.repositories import Artifacts, Devices, Events, Jobs, Luts, Models
+from lut.analytic import CRISP, analytic_profile
 from workers.journal import Fenced, JobCancelled, Journal, Kept
 from workers.view import JobView
 
@@ -110,6 +111,15 @@ def test_a_view_names_the_newest_table_of_a_device_that_is_elsewhere(store: Stor
     here = replace(PROFILE, threads=1, batch=4)
     assert view.spec["also"] == [{"profile": asdict(profile), "here": False}, {"profile": asdict(here), "here": True}]
     assert "known_table_2.json" not in view.inputs
+
+
+def test_a_view_of_a_modelled_accelerator_has_its_profile_and_no_table(store: Store) -> None:
+    view = store.begin(
+        store.add_worker("a/0:1"), store.add_job(also=[{"device": "analytic/crisp", "threads": 1, "batch": 8}])
+    )
+    profile = analytic_profile(CRISP, batch=8)
+    assert view.spec["also"] == [{"profile": asdict(profile), "here": False}]
+    assert set(view.inputs) == {"model", "dataset.zip"} and view.tables == ()
 
 
 def test_a_job_whose_model_is_gone_fails_and_says_so(store: Store) -> None:

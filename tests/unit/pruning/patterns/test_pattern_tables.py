@@ -117,6 +117,27 @@ def test_a_pattern_without_an_entry_gets_no_credit(network: Network) -> None:
     assert all(layer.patterns == ("dense",) for layer in problem.layers)
 
 
+@pytest.mark.parametrize(("pays", "offered_there"), [(0.5, True), (1.0, False)])
+def test_element_wise_runs_cost_as_if_dense_where_no_entry_is_and_must_pay_elsewhere(
+    network: Network, pays: float, offered_there: bool
+) -> None:
+    runs = Pattern.parse("2:4")
+    groups = coupling_groups(network)
+    costs = operators(network, groups)
+    units, _ = scored(network)
+    offered = choices(network)
+    found = tables(network, [runs])
+    here = priced(grid_requests(costs, offered), 1.0)
+    there = priced(grid_requests(costs, offered, patterns={name: [runs] for name in found}), pays)
+    limits = [latency_limit(here, 10**9), latency_limit(there, 10**9, limit_id="there")]
+    problem = build_problem(costs, offered, group_values(units, offered), limits[0], others=limits[1:], patterns=found)
+    masked = [layer for layer in problem.layers if layer.patterns == ("dense", "2:4")]
+    assert bool(masked) == offered_there
+    for layer in masked:
+        assert (layer.latency_ns[1] == layer.latency_ns[0]).all()
+        assert (layer.other_costs["there"][1] < layer.other_costs["there"][0]).all()
+
+
 def test_the_masks_of_a_plan_obey_it_and_the_lowered_network_is_the_masked_one(network: Network) -> None:
     groups = coupling_groups(network)
     units, weights = scored(network)

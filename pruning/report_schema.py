@@ -199,6 +199,21 @@ class Accelerators(Part):
     """Operators that no model covers."""
 
 
+class Step(Part):
+    """One step of a gradual job but the last, which is the plan."""
+
+    step: int
+    budget_ms: Figure
+    predicted_ms: Figure
+    num_units: int
+    """Units of coupling groups that are left."""
+    num_masked: int
+    """Masked layers."""
+    loss: Figure = None
+    """Of the last mini-batch before the next step; null without training."""
+    seconds: Figure
+
+
 class Training(Part):
     """The fine-tuning run."""
 
@@ -251,6 +266,8 @@ class Report(Part):
     storage: Storage | None = None
     """Null where nothing is masked."""
     modelled: Accelerators | None = None
+    schedule: list[Step] = []
+    """How a gradual job came to its plan; empty for a plan in one shot."""
     training: Training | None = None
     warnings: list[Warning] = []
     seconds: dict[str, Figure] = {}

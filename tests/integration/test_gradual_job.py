@@ -43,6 +43,8 @@ def test_a_gradual_job_keeps_its_budget_and_reports_what_the_steps_cost(tmp_path
             assert not weights[f"{key.removeprefix('main/')}.weight"][~mask].any()
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["slim"]["p50_ms"] <= report["budget_ms"] and report["slim"]["accuracy"] > 0.6
+    assert [row["step"] for row in report["schedule"]] == [1, 2]
+    assert "Steps to the plan" in (tmp_path / "report.html").read_text()
     assert bool(report["patterns"]) == bool(report["storage"]) == (tmp_path / "model.compact.safetensors").exists()
     if report["patterns"]:
         assert differing(weights, load_compact(tmp_path / "model.compact.safetensors")) == ()

@@ -14,6 +14,7 @@ from workers.steps.planned import MAIN, plan_content
 LIBRARIES = ("torch", "onnxruntime", "ortools")
 SIDE = ("p50_ms", "p90_ms", "num_samples", "accuracy", "per_class", "num_macs", "num_parameters", "size_bytes")
 SLIM_SIDE = (*SIDE, "weight_bytes")
+STEP = ("step", "budget_ms", "predicted_ms", "num_units", "num_masked", "loss", "seconds")
 BASELINE_NOTES = {
     MAIN: "This job's plan.",
     "random_saliency": "The same solver, with random saliency.",
@@ -86,6 +87,7 @@ def fields(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
         "limits": [_limit(row, exported) for row in plan["budgets"]],
         "frontier": _frontier(plan),
         **{key: (exported or {}).get(key) for key in ("storage", "modelled")},
+        "schedule": [{key: row.get(key) for key in STEP} for row in results.get("gradual", {}).get("history", ())],
         "training": _training(training) if training else None,
         "warnings": [warning for result in results.values() for warning in result.get("warnings", [])],
         "seconds": {

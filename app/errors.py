@@ -51,6 +51,11 @@ PROBLEMS: Mapping[str, Kind] = {
         title="Unsupported media type",
         meaning="Send application/json, or multipart/form-data for an upload.",
     ),
+    "agent_key_refused": Kind(
+        status=401,
+        title="Agent key missing or wrong",
+        meaning="The service has an agent key (SECATEUR_AGENT_KEY) and the request does not: `secateur agent --key`.",
+    ),
     "range_not_satisfiable": Kind(
         status=416, title="Range not satisfiable", meaning="The requested range lies outside the file."
     ),
@@ -126,11 +131,30 @@ PROBLEMS: Mapping[str, Kind] = {
         title="Image size needed",
         meaning="Give `image_size`, or `dataset_id` to take the dataset's: only an ONNX model fixes the size itself.",
     ),
-    "device_exists": Kind(status=409, title="Device exists", meaning="Another device has this id."),
+    "device_exists": Kind(
+        status=409,
+        title="Device exists",
+        meaning="Another device has this id; for an agent, a worker's or one on a different machine that is online.",
+    ),
+    "device_changed": Kind(
+        status=409,
+        title="Device registered otherwise",
+        meaning="The device is registered with other profiles than the agent's: POST /v1/agents again.",
+    ),
+    "lease_lost": Kind(
+        status=409,
+        title="Lease lost",
+        meaning="The measurement went to another agent after its lease had run out, or its job does not want it any more.",
+    ),
+    "result_refused": Kind(
+        status=422,
+        title="Result refused",
+        meaning="What was measured is not what was asked for; the detail says how it differs.",
+    ),
     "device_in_use": Kind(
         status=409,
         title="Device in use",
-        meaning="The device has a latency table, a live worker, or a job that has not ended.",
+        meaning="The device has a latency table, a live worker or agent, or a job that has not ended.",
     ),
     "lut_in_use": Kind(
         status=409, title="Latency table in use", meaning="A job that has not ended may use the latency table."

@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import handlers
 from app.api import (
+    agents,
     datasets,
     devices,
     events,
@@ -41,6 +42,7 @@ ROUTERS = (
     events.router,
     events.builds,
     results.router,
+    agents.router,
     health.router,
 )
 UPLOAD_PATHS = ("/v1/models", "/v1/datasets", "/v1/luts")

@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_MEASURED = "/v1/measurements/"
 _LOOPBACK_NAMES = ("localhost",)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -123,21 +124,23 @@ class GuardMiddleware:
 class LimitMiddleware:
     """Refuses bodies over the limit, by what they announce and by what is really received.
 
-    `upload_paths` are left out: what is posted there is counted where it is read.
+    `upload_paths` are left out: what is posted there is counted where it is read. What agents send may hold a table.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, upload_paths: Collection[str]) -> None:
         self._app = app
-        self._max_bytes = settings.max_body_bytes
+        self._settings = settings
         self._upload_paths = frozenset(upload_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"] in self._upload_paths):
             await self._app(scope, receive, send)
             return
-        problem = ApiProblem("body_too_large", f"The body may have {self._max_bytes} bytes at most.")
+        measured = scope["path"].startswith(_MEASURED)
+        max_bytes = self._settings.max_lut_bytes if measured else self._settings.max_body_bytes
+        problem = ApiProblem("body_too_large", f"The body may have {max_bytes} bytes at most.")
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
+        if announced.isdecimal() and int(announced) > max_bytes:
             await problem_response(problem)(scope, receive, send)
             return
         num_bytes = 0
@@ -146,7 +149,7 @@ class LimitMiddleware:
             nonlocal num_bytes
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            if num_bytes > self._max_bytes:
+            if num_bytes > max_bytes:
                 raise problem
             return message
 

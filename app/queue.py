@@ -11,6 +11,8 @@ from app.store.base import new_id
 from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S
 
 INSPECT_QUEUE = "inspect"
+AGENTS_QUEUE = "agents"
+"""Jobs that measure on devices with agents wait here for any worker."""
 INSPECT_WORKFLOW = "inspect"
 PRUNE_WORKFLOW = "prune"
 
@@ -44,11 +46,15 @@ class Queue:
         )
         self._version = version
 
-    def enqueue_prune(self, session: Session, *, job_id: str, workflow_id: str, device_id: str) -> None:
-        """Queue the job for its device in the transaction of `session`, so that both happen or neither."""
+    def enqueue_prune(
+        self, session: Session, *, job_id: str, workflow_id: str, device_id: str, agents: bool = False
+    ) -> None:
+        """Queue the job in the transaction of `session`, so that both happen or neither: for workers of its device, or
+        for any worker where the device has `agents`.
+        """
         options: EnqueueOptions = {
             "workflow_name": PRUNE_WORKFLOW,
-            "queue_name": device_queue(device_id),
+            "queue_name": AGENTS_QUEUE if agents else device_queue(device_id),
             "workflow_id": workflow_id,
             "app_version": self._version,
         }

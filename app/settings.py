@@ -34,6 +34,14 @@ class Settings(BaseSettings):
         default=False,
         description="Let the API listen on an address other machines can reach, though it asks nobody who they are.",
     )
+    agent_key: str = Field(
+        default="", description="Key that agents must send (`secateur agent --key`); empty: anybody may be an agent."
+    )
+    agent_lease_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Silence of an agent after which it counts as offline and its measurement goes to another one.",
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Host names, comma-separated, under which clients may reach the API besides the loopback names "
@@ -53,7 +61,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=MIB, ge=1024, description="Largest JSON body of a request.")
     max_model_bytes: int = Field(default=2 * GIB, ge=1024, description="Largest model file.")
     max_dataset_bytes: int = Field(default=8 * GIB, ge=1024, description="Largest dataset zip.")
-    max_lut_bytes: int = Field(default=64 * MIB, ge=1024, description="Largest latency table that is imported.")
+    max_lut_bytes: int = Field(
+        default=64 * MIB, ge=1024, description="Largest latency table that is imported, and largest result of an agent."
+    )
     max_zip_entries: int = Field(default=500_000, ge=1, description="Most files a dataset zip may hold.")
     max_zip_bytes: int = Field(default=32 * GIB, ge=1024, description="Most bytes a dataset zip may unpack to.")
     max_zip_ratio: float = Field(

@@ -27,6 +27,8 @@ from lut.signature import OpSignature
 __all__ = ["SCHEMA_VERSION", "Entry", "LatencyTable", "LutMiss", "UnknownSchema"]
 
 SCHEMA_VERSION = 1
+NOISY = 0.05
+"""A table whose reference kernel scattered or drifted by more than this is noisy."""
 _FEW_STAIRS = 4
 
 
@@ -63,6 +65,10 @@ class LatencyTable:
     """Calibration: microseconds a network costs beyond its operators, added once."""
     noise: float = 0.0
     """Relative scatter of a reference kernel timed throughout the measurement: no smaller difference means anything."""
+    drift: float = 0.0
+    """How far the reference kernel moved while these entries were measured, at most: relative, between and in chunks."""
+    residual: float = 0.0
+    """Median relative error of the calibrated table on the whole networks it was calibrated on; 0 where it was not."""
     seconds: float = 0.0
     """Wall time spent on measuring."""
     coarse: bool = False
@@ -108,6 +114,11 @@ class LatencyTable:
             values = np.where(np.isnan(values), surface.at_least(c_ins, c_outs), values)
         return self.scale * values
 
+    def least(self, signature: OpSignature) -> tuple[int, int]:
+        """Return the fewest input channels and the fewest output channels measured of a signature; (1, 1) without any."""
+        surface = self._surface(signature)
+        return (min(surface.axes[0]), min(surface.axes[1])) if surface else (1, 1)
+
     def diagonal_us(self, signature: OpSignature, channels: Sequence[int]) -> np.ndarray:
         """Return `latency_us(signature, c, c)` for every c: float64 [len(channels)]; the form for paired requests."""
         return np.array([self.latency_us(signature, c, c) for c in channels])
@@ -137,7 +148,9 @@ class LatencyTable:
             step=other.step if other.step > 1 else self.step,
             scale=fitted.scale,
             offset_us=fitted.offset_us,
+            residual=fitted.residual,
             noise=other.noise if other.entries else self.noise,
+            drift=max(self.drift, other.drift),
             seconds=self.seconds + other.seconds,
             coarse=self.coarse,
         )
@@ -159,6 +172,11 @@ class LatencyTable:
         kept = stairs[::-1][thin - 1 :: thin][::-1] if thin > 1 else stairs
         below = [width for width in (self.step // 4, self.step // 2) if 1 <= width < dense <= _FEW_STAIRS * self.step]
         return tuple(sorted({*below, *kept[:limit], *stairs[:1], dense}))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the machine was too restless for differences of a few per cent to mean anything."""
+        return max(self.noise, self.drift) > NOISY
 
     @cached_property
     def num_entries(self) -> int:
@@ -188,6 +206,7 @@ class LatencyTable:
             }
             for signature, points in sorted(self.entries.items())
         ]
+        head |= {name: value for name in ("drift", "residual") if (value := getattr(self, name))}
         head |= {"coarse": True} if self.coarse else {}
         return head | {"profile": asdict(self.profile), "entries": rows}
 
@@ -207,6 +226,8 @@ class LatencyTable:
                 scale=positive(data["scale"], "scale"),
                 offset_us=number(data["offset_us"], "offset_us"),
                 noise=number(data["noise"], "noise", least=0.0),
+                drift=number(data.get("drift", 0.0), "drift", least=0.0),
+                residual=number(data.get("residual", 0.0), "residual", least=0.0),
                 seconds=number(data["seconds"], "seconds", least=0.0),
                 coarse=data.get("coarse") is True,
             )

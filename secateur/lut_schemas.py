@@ -39,6 +39,12 @@ class Device(Wire):
     hardware: str
     runtime: str
     runtime_version: str
+    runtimes: list[str] = Field(default=[])
+    """What its agents can measure in; empty for a device without agents."""
+    last_seen_at: datetime | None = None
+    """When one of its agents was last heard of; null for a device without agents."""
+    online: bool | None = None
+    """Whether an agent of it is there now; null for a device without agents."""
     created_at: datetime
 
 

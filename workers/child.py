@@ -1,8 +1,9 @@
 """The child process that runs one step body: `python -m workers.child <step>`.
 
-Its first line of stdin is the JSON `Order`; every later line is a sign of life of the worker. It answers with JSON
-lines on stdout. It has no database and no credentials, and it never outlives its worker: the kernel kills it when the
-worker dies, and a thread kills its whole process group when stdin ends or falls silent.
+Its first line of stdin is the JSON `Order`; every later line is a sign of life of the worker, or its answer to the
+question that the body has asked last. It answers with JSON lines on stdout. It has no database and no credentials, and
+it never outlives its worker: the kernel kills it when the worker dies, and a thread kills its whole process group when
+stdin ends or falls silent.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import fcntl
 import importlib
 import json
 import os
+import queue
 import select
 import signal
 import sys
@@ -57,10 +59,12 @@ def main() -> int:
     _die_with_parent(parent)
     wire = _take_stdout()
     order, stdin = _read_order()
-    threading.Thread(target=_guard, args=(stdin, order.silence_timeout_s), daemon=True).start()
+    answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_guard, args=(stdin, order.silence_timeout_s, answers), daemon=True).start()
     emit = _emitter(wire)
+    lock = _DeviceLock(order.device_lock, emit)
     try:
-        lock = _hold_device(order.device_lock, emit)
+        lock.hold()
         body = importlib.import_module(f"{order.package}.{step}")
         context = StepContext(
             workdir=Path(order.workdir),
@@ -69,11 +73,11 @@ def main() -> int:
             seed=order.seed,
             attempt=order.attempt,
             emit=emit,
+            ask=_asker(emit, answers, lock),
         )
         result = body.run(context) or {}
         emit({"event": "result", "result": {**result, "warnings": context.warned} if context.warned else result})
-        if lock is not None:
-            os.close(lock)
+        lock.free()
     except StepProblem as problem:
         emit({"event": "problem", "code": problem.code, "detail": problem.detail, "errors": problem.errors})
     except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
@@ -117,15 +121,20 @@ def _read_order() -> tuple[Order, int]:
     return Order(**json.loads(data.split(b"\n", 1)[0])), stdin
 
 
-def _guard(stdin: int, silence_timeout_s: float) -> None:
-    """Kill the process group, grandchildren included, when the worker is gone or silent."""
+def _guard(stdin: int, silence_timeout_s: float, answers: "queue.SimpleQueue[bytes]") -> None:
+    """Hand on what the worker answers; kill the process group, grandchildren included, when it is gone or silent."""
+    data = b""
     while True:
         ready, _, _ = select.select([stdin], [], [], silence_timeout_s)
         if not ready:
             # A machine that was suspended, or a body that held the interpreter, wakes here too: look once more.
             ready, _, _ = select.select([stdin], [], [], 0.2)
-        if not ready or not os.read(stdin, 1 << 12):
+        chunk = os.read(stdin, 1 << 16) if ready else b""
+        if not chunk:
             os.killpg(os.getpgid(0), signal.SIGKILL)
+        *lines, data = (data + chunk).split(b"\n")
+        for line in filter(None, lines):
+            answers.put(line)
 
 
 def _emitter(wire: int) -> Callable[[Mapping[str, Any]], None]:
@@ -141,22 +150,51 @@ def _emitter(wire: int) -> Callable[[Mapping[str, Any]], None]:
     return emit
 
 
-def _hold_device(path: str | None, emit: Callable[[Mapping[str, Any]], None]) -> int | None:
-    """Wait for the device's lock and return its descriptor; the kernel frees it however this process ends."""
-    if path is None:
-        return None
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    said = 0.0
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError:
-            if time.monotonic() - said > WAITING_EVERY_S:
-                emit({"event": "waiting"})
-                said = time.monotonic()
-            time.sleep(LOCK_POLL_S)
+def _asker(
+    emit: Callable[[Mapping[str, Any]], None], answers: "queue.SimpleQueue[bytes]", lock: "_DeviceLock"
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Return a function that sends a question and waits for its answer, however long, with the device left to others."""
+
+    def ask(question: Mapping[str, Any]) -> dict[str, Any]:
+        lock.free()
+        emit({**question, "event": "measure"})
+        answer = json.loads(answers.get())
+        lock.hold()
+        if "problem" in answer:
+            raise StepProblem(**answer["problem"])
+        return dict(answer["result"])
+
+    return ask
+
+
+class _DeviceLock:
+    """The lock of the physical device, or none; the kernel frees it however this process ends."""
+
+    def __init__(self, path: str | None, emit: Callable[[Mapping[str, Any]], None]) -> None:
+        self._path, self._emit = path, emit
+        self._descriptor: int | None = None
+
+    def hold(self) -> None:
+        """Wait for the lock."""
+        if self._path is None:
+            return None
+        Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        said = 0.0
+        while True:
+            try:
+                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() - said > WAITING_EVERY_S:
+                    self._emit({"event": "waiting"})
+                    said = time.monotonic()
+                time.sleep(LOCK_POLL_S)
+
+    def free(self) -> None:
+        """Let another process have it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ steps, which find it under `context.spec["results"][<step name>]`:
 * `summary`: a dict merged into the job's headline figures;
 * `outcome`: `budget_met`, `budget_missed` or `infeasible`; the last step that gives one decides;
 * `luts`: outputs that are latency tables of this device; dicts with `file` (the output's name), `profile` (fields of
-  DeviceProfile), `num_entries`, `num_signatures`, `step`, `noise` and `seconds`. The registry merges them by entry.
+  DeviceProfile), `num_entries`, `num_signatures`, `step`, `noise`, `seconds` and, where it is not the worker's, `device`.
+  The registry merges them by entry.
 """
 
 import math
@@ -23,6 +24,7 @@ OUTBOX = ".outbox"
 """Folder inside the scratch folder where checkpoints wait to be taken by the worker."""
 
 Emit = Callable[[Mapping[str, Any]], None]
+Ask = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 class StepProblem(Exception):
@@ -34,6 +36,11 @@ class StepProblem(Exception):
         self.code = code
         self.detail = detail
         self.errors = [dict(error) for error in errors]
+
+
+def nobody(question: Mapping[str, Any]) -> dict[str, Any]:
+    """Stand in for a worker that can be asked. Raises RuntimeError."""
+    raise RuntimeError(f"there is no worker to ask for a measurement of kind {question['kind']!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,10 @@ class StepContext:
     """1 for the first run of this step in this job, more after a crash or a hand-back."""
     emit: Emit
     """Sends one event to the worker; use the methods below."""
+    ask: Ask = nobody
+    """Has the worker get something measured on a device with agents (`workers.measuring`) and waits for the answer;
+    meanwhile this process holds no device. Raises StepProblem where there is none to be had.
+    """
     warned: list[dict[str, str]] = field(default_factory=list)
     """Warnings so far; they become `warnings` of the result, for the report."""
 

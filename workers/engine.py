@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 APPLICATION = "secateur"
 INSPECT_QUEUE = "inspect"
+AGENTS_QUEUE = "agents"
+JOBS_ON_AGENTS = 4
+"""Jobs on devices with agents that one worker runs at once: most of their time they wait for a device."""
 POLL_S = 0.2
 KEEP_FINISHED = timedelta(days=1)
 CLEAN_BATCH = 500
@@ -57,7 +60,7 @@ class Engine:
         self._runner = runner
         self._worker_id = worker_id
         self._inspect_timeout_s = inspect_timeout_s
-        self._queues = [INSPECT_QUEUE, device_queue(device_id)]
+        self._queues = {INSPECT_QUEUE: 1, AGENTS_QUEUE: JOBS_ON_AGENTS, device_queue(device_id): 1}
         self._jobs: dict[str, JobView] = {}
         config: DBOSConfig = {
             "name": APPLICATION,
@@ -76,7 +79,7 @@ class Engine:
         logging.getLogger("dbos").propagate = True
         logging.getLogger("dbos").addFilter(_is_no_cancel)
         self._register()
-        DBOS.listen_queues(self._queues)
+        DBOS.listen_queues(list(self._queues))
 
     def _register(self) -> None:
         # Functions, because DBOS marks what it registers, and a bound method cannot be marked.
@@ -91,10 +94,10 @@ class Engine:
     async def launch(self) -> None:
         """Begin to take work; the running event loop is the one it runs on."""
         DBOS.launch()
-        for queue in self._queues:
-            # One at a time of each kind: an inspection never waits for a job, a job has the device to itself.
+        for queue, most in self._queues.items():
+            # An inspection never waits for a job; a job has the device to itself.
             await DBOS.register_queue_async(
-                queue, worker_concurrency=1, polling_interval_sec=POLL_S, on_conflict="always_update"
+                queue, worker_concurrency=most, polling_interval_sec=POLL_S, on_conflict="always_update"
             )
 
     async def stop(self) -> None:

@@ -12,20 +12,23 @@ from sqlalchemy.orm import Session
 
 from app.store.blobs import Blob, BlobStore
 from app.store.models import PruneJobRow
-from app.store.repositories import Artifacts, Events, Holds, Jobs, Moved
+from app.store.repositories import Artifacts, Events, Holds, Jobs, Measurements, Moved
 from app.store.sessions import Database
 from lut.profile import DeviceProfile
 from secateur.schemas import JobStatus
 from workers.step import Output
 from workers.tables import Proposal, joined, propose, tell_table
-from workers.view import JobView, make_view
+from workers.view import JobView, make_view, preflight_row
 
 DATABASE_PATIENCE_S = 60.0
 RESULT = "result/"
 CHECKPOINT = "checkpoint/"
 
+MEASURE = "measure/"
+
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 class Fenced(Exception):
@@ -47,10 +50,10 @@ class Kept:
     hidden: bool = True
 
 
-def patient(write: "Callable[Concatenate[Journal, P], R]") -> "Callable[Concatenate[Journal, P], R]":
+def patient(write: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Repeat a transaction while the database is away: a restart of the database is no reason to lose a step."""
 
-    def repeat(journal: "Journal", /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def repeat(journal: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         deadline = time.monotonic() + DATABASE_PATIENCE_S
         while True:
             try:
@@ -71,7 +74,7 @@ class Journal:
     def __init__(
         self, database: Database, blobs: BlobStore, worker_id: str, device_id: str, limits: Mapping[str, float]
     ) -> None:
-        self._database = database
+        self.database = database
         self.blobs = blobs
         self.worker_id = worker_id
         self._device_id = device_id
@@ -80,7 +83,7 @@ class Journal:
     @patient
     def begin(self, job_id: str, workflow_id: str, profile: DeviceProfile) -> JobView | None:
         """Take the job over; None when it has ended, was cancelled, or is run by another workflow since a retry."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             jobs = Jobs(session)
             row = jobs.get(job_id)
             if row is None or row.workflow_id != workflow_id:
@@ -101,12 +104,8 @@ class Journal:
 
     def preflight_view(self, spec: Mapping[str, Any], profile: DeviceProfile) -> JobView:
         """Return a view of a job that was not submitted; raises LookupError when its model or dataset is gone."""
-        with self._database.read() as session:
-            row = PruneJobRow(
-                id="preflight", kind="prune", workflow_id="", attempt=1, spec=dict(spec),
-                model_id=spec["model_id"], dataset_id=spec["dataset_id"],
-            )  # fmt: skip
-            return self._view(session, row, profile)
+        with self.database.read() as session:
+            return self._view(session, preflight_row(session, spec, self._device_id), profile)
 
     def _view(self, session: Session, row: PruneJobRow, profile: DeviceProfile) -> JobView:
         return make_view(session, row, profile, self._device_id, self.limits)
@@ -114,33 +113,33 @@ class Journal:
     @patient
     def check(self, job: JobView) -> None:
         """Raise Fenced or JobCancelled unless the job is running and this worker's."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             _fence(Jobs(session).get(job.id), job, self.worker_id)
 
     @patient
     def phase(self, job: JobView, phase: str) -> None:
         """Record the phase."""
-        with self._fenced(job) as (session, row):
+        with self.fenced(job) as (session, row):
             if row.phase != phase:
                 Jobs(session).set_phase(job.id, phase)
 
     @patient
     def progress(self, job: JobView, progress: float, seconds_left: float | None = None) -> None:
         """Record the progress of the whole job, which never goes back."""
-        with self._fenced(job) as (session, row):
+        with self.fenced(job) as (session, row):
             if progress > row.progress:
                 Jobs(session).set_progress(job.id, progress, seconds_left)
 
     @patient
     def event(self, job: JobView, kind: str, data: Mapping[str, Any]) -> None:
         """Add a line to the job's history."""
-        with self._fenced(job) as (session, _):
+        with self.fenced(job) as (session, _):
             Events(session).append(job.id, kind, data)
 
     @patient
     def artifacts(self, job: JobView) -> dict[str, str]:
         """SHA-256 of everything the job has left so far, by name, hidden files included."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             rows = [row for hidden in (False, True) for row in Artifacts(session).list(job.id, hidden=hidden)]
             return {row.name: row.sha256 for row in rows}
 
@@ -148,18 +147,18 @@ class Journal:
     def checkpoint(self, job: JobView, step: str, name: str, copy: Path) -> None:
         """Keep a checkpoint of a step and forget the one before it."""
         kept = Kept(name=f"{CHECKPOINT}{step}/{name}", blob=self.blobs.put_file(copy), source=copy)
-        with self._fenced(job) as (session, _):
+        with self.fenced(job) as (session, _):
             before = Artifacts(session).get(job.id, kept.name)
             old = before.sha256 if before else None
-            self._record(session, job, kept)
+            self.record(session, job, kept)
         if old not in (None, kept.blob.sha256):
-            self._drop([str(old)])
+            self.drop([str(old)])
 
     @patient
     def held(self, path: Path) -> dict[str, Any]:
         """Store a file that no job and no row names yet, and hold it until whoever asked for it has named it."""
         blob = self.blobs.put_file(path)
-        with self._database.write() as session:
+        with self.database.write() as session:
             hold_id = Holds(session).add(blob.sha256)
             if not self.blobs.exists(blob.sha256):
                 self.blobs.put_file(path)
@@ -179,8 +178,8 @@ class Journal:
 
     def _propose(self, job: JobView, table: Mapping[str, Any], files: list[Kept]) -> Proposal:
         mine = next(kept for kept in files if kept.name == table["file"])
-        own = mine.source, mine.blob
-        return propose(self._database, self.blobs, self._device_id, table, own, job.inputs)
+        own, device_id = (mine.source, mine.blob), table.get("device") or self._device_id
+        return propose(self.database, self.blobs, device_id, table, own, job.inputs)
 
     def _finish_step(
         self,
@@ -192,25 +191,26 @@ class Journal:
         tables: list[Proposal],
     ) -> None:
         dropped: list[str] = []
-        with self._fenced(job) as (session, row):
+        with self.fenced(job) as (session, row):
             for kept in files:
-                self._record(session, job, kept)
+                self.record(session, job, kept)
             if summary := result.get("summary"):
                 Jobs(session).set_summary(job.id, {**(row.summary or {}), **summary})
-            stored = [table.store(session, self.blobs, self._device_id, job.id) for table in tables]
+            stored = [table.store(session, self.blobs, job.id) for table in tables]
             if stored:
                 Jobs(session).set_tables(job.id, joined(row.tables, stored))
             for old in Artifacts(session).list(job.id, hidden=True):
-                if old.name.startswith(f"{CHECKPOINT}{step}/"):
+                if old.name.startswith((f"{CHECKPOINT}{step}/", f"{MEASURE}{step}/")):
                     session.delete(old)
                     dropped.append(old.sha256)
+            Measurements(session).forget(job.workflow_id, step)
             Jobs(session).set_progress(job.id, progress)
-        self._drop(dropped)
+        self.drop(dropped)
 
     @patient
     def recall_step(self, job: JobView, result: Mapping[str, Any], progress: float) -> None:
         """Count a step that an earlier attempt finished: a retried job begins with no figures and no progress."""
-        with self._fenced(job) as (session, row):
+        with self.fenced(job) as (session, row):
             if summary := result.get("summary"):
                 Jobs(session).set_summary(job.id, {**(row.summary or {}), **summary})
             if progress > row.progress:
@@ -219,14 +219,14 @@ class Journal:
     @patient
     def succeed(self, job: JobView, outcome: str | None) -> None:
         """End the job well, and tell the table it planned with what came of it."""
-        with self._fenced(job) as (session, row):
+        with self.fenced(job) as (session, row):
             tell_table(session, self.blobs, row)
             Jobs(session).succeed(job.id, outcome=outcome, summary=row.summary or {})
 
     @patient
     def fail(self, job: JobView, code: str, detail: str, more: Mapping[str, Any]) -> None:
         """End the job as failed; what helps to find the cause goes into its history."""
-        with self._fenced(job) as (session, _):
+        with self.fenced(job) as (session, _):
             if more:
                 Events(session).append(job.id, "log", more)
             Jobs(session).fail(job.id, code=code, detail=detail, errors=more.get("errors", ()))
@@ -234,7 +234,7 @@ class Journal:
     @patient
     def finish_cancel(self, job_id: str, workflow_id: str) -> None:
         """End a job whose cancelling was asked for; anything else is left as it is."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = session.get(PruneJobRow, job_id, with_for_update=True)
             if row is not None and row.status == JobStatus.CANCELLING and row.workflow_id == workflow_id:
                 Jobs(session).finish_cancel(job_id)
@@ -242,22 +242,24 @@ class Journal:
     @patient
     def hand_back(self, job: JobView) -> None:
         """Leave the job to whoever is free, without counting a lost worker."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = session.get(PruneJobRow, job.id, with_for_update=True)
             if row is not None and row.worker_id == self.worker_id:
                 row.worker_id = None
                 Events(session).append(job.id, "log", {"text": "The worker stops; another one will go on."})
 
     @contextmanager
-    def _fenced(self, job: JobView) -> Iterator[tuple[Session, PruneJobRow]]:
-        with self._database.write() as session:
+    def fenced(self, job: JobView) -> Iterator[tuple[Session, PruneJobRow]]:
+        """A transaction on the job's row, which must be this worker's."""
+        with self.database.write() as session:
             # The row stays locked until the commit, so the job cannot be taken away between check and write.
             row = session.get(PruneJobRow, job.id, with_for_update=True, populate_existing=True)
             _fence(row, job, self.worker_id)
             assert row is not None
             yield session, row
 
-    def _record(self, session: Session, job: JobView, kept: Kept) -> None:
+    def record(self, session: Session, job: JobView, kept: Kept) -> None:
+        """Make a stored file one of the job's."""
         Holds(session).lock(kept.blob.sha256)
         if not self.blobs.exists(kept.blob.sha256):
             # Somebody dropped an equal file between our storing it and this transaction.
@@ -267,10 +269,10 @@ class Journal:
             media_type=kept.media_type, hidden=kept.hidden,
         )  # fmt: skip
 
-    def _drop(self, sha256s: list[str]) -> None:
+    def drop(self, sha256s: list[str]) -> None:
         """Delete files that nothing refers to any more; only after the commit that made it so, or a crash loses both."""
         for sha256 in sha256s:
-            with self._database.write() as session:
+            with self.database.write() as session:
                 Holds(session).lock(sha256)
                 if not Holds(session).is_referenced(sha256):
                     self.blobs.delete(sha256)

@@ -24,7 +24,8 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 
-OnEvent = Callable[[dict[str, Any]], Awaitable[None]]
+OnEvent = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
+"""Takes an event; what it returns is the answer to a question. While it works, the child's silence is not counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,11 @@ async def _listen(
             continue  # half a line, cut by the child's death
         if event["event"] in ("result", "problem", "crash"):
             return dict(event)
-        await on_event(event)
+        answer = await on_event(event)
+        if answer is not None:
+            assert process.stdin is not None
+            with contextlib.suppress(ConnectionError):
+                process.stdin.write(json.dumps(answer, allow_nan=False).encode() + b"\n")  # `_speak` drains
 
 
 async def _reap(process: asyncio.subprocess.Process) -> None:

@@ -16,6 +16,7 @@ from lut.profile import DeviceProfile
 from workers import scratch
 from workers.child import Order
 from workers.journal import CHECKPOINT, RESULT, Fenced, JobCancelled, Journal, Kept, keep
+from workers.measuring import Measuring
 from workers.process import Ending, OnEvent, run_child
 from workers.scratch import Scratch
 from workers.step import Pipeline, Results, Step
@@ -40,6 +41,8 @@ class Timing:
     """Silence of this worker after which a child ends itself."""
     beat_s: float
     """How often a child is shown that this worker lives."""
+    agent_silence_s: float
+    """Silence of its agents after which a device is offline."""
 
 
 class Stopping(Exception):
@@ -118,7 +121,7 @@ class Runner:
                 await asyncio.to_thread(self._place, folder, step, {**job.inputs, **stored})
                 package = self.pipeline(job).package
                 order = self._order(package, step, folder, {**job.spec, "results": results}, job.attempt + run)
-                events = _Events(self, job, index, folder)
+                events = _Events(self, job, index, folder, self._timing.agent_silence_s)
                 ending = await self.supervise(step.name, order, events.take, lambda: self.journal.check(job))
                 if ending.result is not None:
                     return await asyncio.to_thread(self._finish, job, index, step, folder, ending.result)
@@ -226,18 +229,21 @@ class Runner:
 class _Events:
     """Takes the events of one step's child into the job's history."""
 
-    def __init__(self, runner: Runner, job: JobView, index: int, folder: Path) -> None:
+    def __init__(self, runner: Runner, job: JobView, index: int, folder: Path, agent_silence_s: float) -> None:
         self._runner, self._job, self._index, self._folder = runner, job, index, folder
+        step = runner.pipeline(job).steps[index]
+        self._phase = step.phase
+        self._measuring = Measuring(runner.journal, job, step.name, folder, agent_silence_s)
         self._said_at, self._said, self._waits = 0.0, 0.0, False
 
-    async def take(self, event: dict[str, Any]) -> None:
+    async def take(self, event: dict[str, Any]) -> dict[str, Any] | None:
         journal, job = self._runner.journal, self._job
         match event:
             case {"event": "phase", "phase": phase}:
+                self._phase = phase
                 await asyncio.to_thread(journal.phase, job, phase)
             case {"event": "progress", "fraction": fraction}:
-                progress = self._runner.pipeline(job).progress(self._index, fraction)
-                await self._progress(progress, event.get("seconds_left"))
+                await self._progress(fraction, event.get("seconds_left"))
             case {"event": "log", "text": text}:
                 await asyncio.to_thread(journal.event, job, "log", {"text": text})
             case {"event": "metric", "values": values}:
@@ -251,8 +257,12 @@ class _Events:
                 await asyncio.to_thread(
                     journal.event, job, "log", {"text": "Waiting for the device: another job has it."}
                 )
+            case {"event": "measure"}:
+                return await self._measuring.answer(event, self._phase, self._progress)
+        return None
 
-    async def _progress(self, progress: float, seconds_left: float | None) -> None:
+    async def _progress(self, fraction: float, seconds_left: float | None) -> None:
+        progress = self._runner.pipeline(self._job).progress(self._index, fraction)
         now = time.monotonic()
         if now - self._said_at >= PROGRESS_EVERY_S and progress - self._said >= PROGRESS_STEP:
             self._said_at, self._said = now, progress

@@ -37,6 +37,7 @@ def merged(stored: LatencyTable, mine: LatencyTable, base: LatencyTable | None) 
 class Proposal:
     """A table to be stored, and the version it was merged from."""
 
+    device_id: str
     file: str
     """Name of the file it is in the job."""
     blob: Blob
@@ -46,7 +47,7 @@ class Proposal:
     expected: int
     """Newest version when it was merged; 0 where there was no table."""
 
-    def store(self, session: Session, blobs: BlobStore, device_id: str, job_id: str) -> dict[str, Any]:
+    def store(self, session: Session, blobs: BlobStore, job_id: str) -> dict[str, Any]:
         """Make it the newest version and return which one that is. Raises `Moved`: propose again."""
         if self.content is not None:
             Holds(session).lock(self.blob.sha256)
@@ -54,7 +55,7 @@ class Proposal:
                 blobs.put_bytes(self.content)
         profile = DeviceProfile(**self.values["profile"])
         row = Luts(session).save(
-            device_id=device_id, fingerprint=profile.fingerprint, profile=asdict(profile),
+            device_id=self.device_id, fingerprint=profile.fingerprint, profile=asdict(profile),
             blob_sha256=self.blob.sha256, size_bytes=self.blob.size_bytes, expected=self.expected, job_id=job_id,
             **{name: self.values[name] for name in FIGURES},
         )  # fmt: skip
@@ -81,12 +82,17 @@ def propose(
     before = inputs.get(known(table["file"]))
     if row is None or row.blob_sha256 == before:
         expected = row.version if row else 0
-        return Proposal(file=table["file"], blob=blob, content=None, values=table, expected=expected)
+        return Proposal(
+            device_id=device_id, file=table["file"], blob=blob, content=None, values=table, expected=expected
+        )
     base = LatencyTable.load(blobs.path(before)) if before and blobs.exists(before) else None
     both = merged(LatencyTable.load(blobs.path(row.blob_sha256)), LatencyTable.load(path), base)
     content = both.to_bytes()
     stored = blobs.put_bytes(content)
-    return Proposal(file=table["file"], blob=stored, content=content, values=both.figures(), expected=row.version)
+    return Proposal(
+        device_id=device_id, file=table["file"], blob=stored, content=content, values=both.figures(),
+        expected=row.version,
+    )  # fmt: skip
 
 
 def joined(tables: Iterable[Mapping[str, Any]], newer: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

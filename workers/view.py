@@ -1,13 +1,13 @@
 """What a worker is told of a job when it begins it: the spec of every step, and the files that are there before the first."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.store.models import LutRow, PruneJobRow
-from app.store.repositories import Datasets, Luts, Models
+from app.store.repositories import Datasets, Devices, Luts, Models
 from lut.analytic import DEVICES, analytic_profile
 from lut.profile import DeviceProfile
 from secateur.lut_schemas import LutBuildCreate
@@ -47,14 +47,18 @@ def make_view(
 ) -> JobView:
     """Return the view of a job for a worker of `device_id`, whose profile is `own` but for runtime, threads and batch.
 
-    Raises LookupError, with a sentence, when the job's model or dataset, or the table of a device in `also`, is gone.
+    A job on a device with agents is measured there, for any worker. Raises LookupError, with a sentence, when the job's
+    model, dataset or device, or the table of a device in `also`, is gone.
     """
     model = Models(session).get(row.model_id or "")
     dataset = Datasets(session).get(row.dataset_id or "")
     if model is None or (dataset is None and row.kind == "prune"):
         raise LookupError("the job's model or dataset has been deleted")
     tables: list[dict[str, Any]] = []
-    profile, absent = profile_for(own, row.spec)
+    agents = ""
+    if row.device_id != device_id:
+        agents = device_id = row.device_id
+    profile, absent = _measured_on(session, own, agents, row.spec)
     missing = [absent] if absent else []
     inputs = {"model": model.sha256, **({"dataset.zip": dataset.sha256} if dataset else {})}
     if table := Luts(session).find(device_id, profile.fingerprint):
@@ -62,7 +66,7 @@ def make_view(
         tables.append({"name": TABLES[0], "lut_id": table.id, "version": table.version})
     also = []
     for index, wanted in enumerate(row.spec.get("also", ()), start=1):
-        device, table, absent = _further_device(session, own, device_id, wanted)
+        device, table, absent = _further_device(session, own, (device_id, agents), wanted)
         missing += [absent] if absent else []
         also.append(device)
         if table is not None:
@@ -76,6 +80,7 @@ def make_view(
         "model": _columns(model),
         "dataset": _columns(dataset) if dataset else {"image_size": row.spec["image_size"]},
         "profile": asdict(profile),
+        "agents": agents,
         "also": also,
         "absent": missing,
         "limits": dict(limits),
@@ -86,12 +91,43 @@ def make_view(
     )  # fmt: skip
 
 
+def preflight_row(session: Session, spec: Mapping[str, Any], device_id: str) -> PruneJobRow:
+    """Return the row of a job that was not submitted; a worker of `device_id` stands in for workers of another device."""
+    device = Devices(session).get(spec.get("device", device_id))
+    return PruneJobRow(
+        id="preflight", kind="prune", workflow_id="", attempt=1, spec=dict(spec), model_id=spec["model_id"],
+        dataset_id=spec["dataset_id"], device_id=device.id if device and device.profiles else device_id,
+    )  # fmt: skip
+
+
+def _measured_on(
+    session: Session, own: DeviceProfile, agents: str, wanted: Mapping[str, Any]
+) -> tuple[DeviceProfile, str]:
+    """Return the profile of a target on the worker's device, or on the one whose `agents` measure, and why it cannot be
+    used, if it cannot.
+    """
+    if not agents:
+        return profile_for(own, wanted)
+    device = Devices(session).get(agents)
+    if device is None or not device.profiles:
+        raise LookupError(f"the device {agents} has been deleted")
+    found = {one["runtime"]: DeviceProfile(**one) for one in device.profiles}
+    name = wanted.get("runtime") or device.runtime
+    absent = "" if name in found else f"{name} cannot run on {agents}: its agent has {', '.join(found)}."
+    profile = found.get(name) or replace(found[device.runtime], runtime=name, runtime_version="absent")
+    return replace(profile, threads=wanted["threads"], batch=wanted["batch"]), absent
+
+
 def _further_device(
-    session: Session, own: DeviceProfile, device_id: str, wanted: Mapping[str, Any]
+    session: Session, own: DeviceProfile, job_device: tuple[str, str], wanted: Mapping[str, Any]
 ) -> tuple[dict[str, Any], LutRow | None, str]:
-    """Return what the steps are told of a device in `also`, its table, and why it cannot be used, if it cannot."""
+    """Return what the steps are told of a device in `also`, its table, and why it cannot be used, if it cannot.
+
+    `job_device` is the job's own: its id, and again where it has agents.
+    """
+    device_id, agents = job_device
     if wanted["device"] == device_id:
-        profile, absent = profile_for(own, wanted)
+        profile, absent = _measured_on(session, own, agents, wanted)
         return {"profile": asdict(profile), "here": True}, Luts(session).find(device_id, profile.fingerprint), absent
     if core := DEVICES.get(wanted["device"]):  # a model: its table is computed by the job
         return {"profile": asdict(analytic_profile(core, batch=wanted["batch"])), "here": False}, None, ""

@@ -129,6 +129,7 @@ class _Worker:
                 stall_timeout_s=settings.stall_timeout_s,
                 silence_timeout_s=settings.worker_timeout_s,
                 beat_s=settings.worker_heartbeat_s,
+                agent_silence_s=settings.agent_lease_s,
             ),
         )
         return Engine(

@@ -16,9 +16,11 @@ router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 @router.get("", responses=responses("bad_cursor"))
 def list_devices(services: ServicesDep, before: Before, limit: Limit = 50) -> Page[Device]:
-    """Devices that workers have registered or people have made."""
+    """Devices that workers or agents have registered or people have made."""
     with services.database.read() as session:
-        return to_page(Devices(session).page(before=before, limit=limit), Device, wire.device)
+        page = Devices(session).page(before=before, limit=limit)
+        online = Devices(session).online([row.id for row in page.rows], services.settings.agent_lease_s)
+        return to_page(page, Device, lambda row: wire.device(row, online))
 
 
 @router.post("", status_code=201, responses=responses("unsupported_media_type", "body_too_large", "device_exists"))
@@ -44,12 +46,12 @@ def get_device(device_id: str, services: ServicesDep) -> Device:
         row = Devices(session).get(device_id)
         if row is None:
             raise NotFound("device", device_id)
-        return wire.device(row)
+        return wire.device(row, Devices(session).online([device_id], services.settings.agent_lease_s))
 
 
 @router.delete("/{device_id}", status_code=204, responses=responses("not_found", "device_in_use"))
 def delete_device(device_id: str, services: ServicesDep) -> None:
-    """Delete the device; refused while it has a table, a worker that lives, or a job that has not ended."""
+    """Delete the device; refused while it has a table, a worker or agent that lives, or a job that has not ended."""
     with services.database.write() as session:
         row = Devices(session).get(device_id, lock=True)
         if row is None:
@@ -60,6 +62,8 @@ def delete_device(device_id: str, services: ServicesDep) -> None:
             raise ApiProblem("device_in_use", f"The latency table {tables[0].id} belongs to the device.")
         if workers:
             raise ApiProblem("device_in_use", f"The worker {workers[0].id} serves the device.")
+        if Devices(session).online([device_id], services.settings.agent_lease_s):
+            raise ApiProblem("device_in_use", "An agent of the device is online.")
         if jobs := Jobs(session).active_on_device(device_id):
             raise ApiProblem("device_in_use", f"Job {jobs[0]} uses the device and has not ended.")
         Devices(session).delete(row)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.errors import ApiProblem, NotFound
 from app.services import Services
 from app.store.models import PruneJobRow
-from app.store.repositories import Datasets, Idempotency, Jobs, Models
+from app.store.repositories import Datasets, Devices, Idempotency, Jobs, Models
 from secateur.schemas import JobStatus
 
 NOUNS = {"prune": "job", "lut_build": "table build"}
@@ -59,7 +59,7 @@ def _submit(services: Services, path: str, spec: BaseModel, key: str | None, mak
                     raise ApiProblem("idempotency_key_reused", "This Idempotency-Key came with another body before.")
                 return _accepted(first.location, first.body, replayed=True)
         row, body = make(session)
-        services.queue.enqueue_prune(session, job_id=row.id, workflow_id=row.workflow_id, device_id=row.device_id)
+        _enqueue(services, session, row, row.workflow_id)
         location = f"{path}/{row.id}"
         if key is not None:
             answers.add(route, key, body_sha256=body_sha256, status=202, location=location, body=body)
@@ -104,8 +104,16 @@ def retry_job(services: Services, job_id: str, kind: str = "prune") -> PruneJobR
         workflow_id = Jobs(session).requeue(job_id)
         if workflow_id is None:
             raise ApiProblem("job_not_retryable", f"Job {job_id} was retried a moment ago.")
-        services.queue.enqueue_prune(session, job_id=job_id, workflow_id=workflow_id, device_id=row.device_id)
+        _enqueue(services, session, row, workflow_id)
         return require_job(session, job_id, kind)
+
+
+def _enqueue(services: Services, session: Session, row: PruneJobRow, workflow_id: str) -> None:
+    device = Devices(session).get(row.device_id)
+    services.queue.enqueue_prune(
+        session, job_id=row.id, workflow_id=workflow_id, device_id=row.device_id,
+        agents=bool(device and device.profiles),
+    )  # fmt: skip
 
 
 def _inputs_exist(session: Session, row: PruneJobRow) -> bool:

@@ -1,5 +1,7 @@
 """Rows as wire bodies."""
 
+from collections.abc import Collection
+
 from app.store.models import (
     DatasetRow,
     DeviceRow,
@@ -22,8 +24,14 @@ def dataset(row: DatasetRow) -> Dataset:
     return Dataset.model_validate(row, from_attributes=True)
 
 
-def device(row: DeviceRow) -> Device:
-    return Device.model_validate(row, from_attributes=True)
+def device(row: DeviceRow, online: Collection[str] = ()) -> Device:
+    """`online` holds the ids of devices of which an agent is there now."""
+    columns = ("id", "name", "hardware", "runtime", "runtime_version", "last_seen_at", "created_at")
+    return Device(
+        runtimes=[profile["runtime"] for profile in row.profiles or ()],
+        online=row.id in online if row.profiles else None,
+        **{name: getattr(row, name) for name in columns},
+    )
 
 
 def lut(row: LutRow) -> Lut:

@@ -46,13 +46,15 @@ def home(services: ServicesDep) -> Response:
     """The newest jobs, and what there is to work with."""
     with services.database.read() as session:
         jobs = [wire.job(row) for row in Jobs(session).page(limit=_NUM_JOBS).rows]
+        devices = Devices(session).page(limit=10).rows
+        online = Devices(session).online([row.id for row in devices], services.settings.agent_lease_s)
         return _page(
             "home.html",
             jobs=[_shown(job) for job in jobs],
             num_workers=len(Workers(session).live(services.settings.worker_timeout_s)),
             models=Models(session).page(limit=10).rows,
             datasets=Datasets(session).page(limit=10).rows,
-            devices=Devices(session).page(limit=10).rows,
+            devices=[wire.device(row, online) for row in devices],
             luts=[wire.lut(row) for row in Luts(session).page(limit=20).rows],
             builds=[wire.lut_build(row) for row in Jobs(session).page(kind="lut_build", status=ACTIVE, limit=10).rows],
         )

@@ -40,14 +40,18 @@ class GridPlan:
         columns = product(_ends(self.c_ins), _middles(self.c_outs, self.request.c_outs, MAX_LINES))
         return [*rows, *columns]
 
-    def refined(self, values: Mapping[tuple[int, int], float], tolerance: float) -> "GridPlan":
+    def refined(
+        self, values: Mapping[tuple[int, int], float], tolerance: float, negligible_us: float = 0.0
+    ) -> "GridPlan":
         """Return the plan with a line added through every probe that interpolation between the lines misses by more
-        than `tolerance`.
+        than the share `tolerance` of it and more than `negligible_us`.
 
         `values` holds microseconds at all points and probes.
         """
         surface = Surface({point: values[point] for point in self.points()})
-        failed = [p for p in self.probes() if abs(_at(surface, p) - values[p]) > tolerance * values[p]]
+        failed = [
+            p for p in self.probes() if abs(_at(surface, p) - values[p]) > max(tolerance * values[p], negligible_us)
+        ]
         c_ins = {*self.c_ins, *(i for i, o in failed if i not in self.c_ins)}
         c_outs = c_ins if self.request.paired else {*self.c_outs, *(o for i, o in failed if o not in self.c_outs)}
         return replace(self, c_ins=tuple(sorted(c_ins)), c_outs=tuple(sorted(c_outs)))
@@ -57,6 +61,11 @@ def first_plan(request: GridRequest, step: int) -> GridPlan:
     """Return the coarse plan: ends, middle, and the end of the first stair (below it runtimes may work differently)."""
     c_ins = _first_axis(request.c_ins, step)
     return GridPlan(request=request, c_ins=c_ins, c_outs=c_ins if request.paired else _first_axis(request.c_outs, step))
+
+
+def whole_plan(request: GridRequest) -> GridPlan:
+    """Return the plan of every point that is asked for."""
+    return GridPlan(request=request, c_ins=tuple(sorted(set(request.c_ins))), c_outs=tuple(sorted(set(request.c_outs))))
 
 
 def _first_axis(counts: tuple[int, ...], step: int) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ def measure_models(
     with runtime.settled(profile):
         timed = [Timed(runtime.network_run(model, profile), profile.threads) for model in models]
         for one in timed:
-            one.quick_s(5)
+            one.settled_s()
         interleave(
             timed,
             rounds=rounds,

@@ -11,7 +11,7 @@ import numpy as np
 
 from lut.measure import stair
 from lut.measure.bench import CHUNK_SESSIONS, Bench, Measured, Point, Progress
-from lut.measure.grid import first_plan
+from lut.measure.grid import GridPlan, first_plan, whole_plan
 from lut.measure.runtime import checked_runtime
 from lut.profile import DeviceProfile
 from lut.request import GridRequest, merge_requests, num_macs
@@ -20,7 +20,9 @@ from lut.table import LatencyTable
 
 PASSES = 3
 TOLERANCE = 0.04
-"""Interpolation that misses a probe by more than this gets a line through it."""
+"""Interpolation that misses a probe by more than this gets a line through it,"""
+NEGLIGIBLE = 0.001
+"""unless all operators of the signature together miss less than this share of the dense network."""
 _NOISE_FACTOR = 3
 _STAIR_PIXELS = 28
 _STAIR_CHANNELS = 32
@@ -45,6 +47,7 @@ def measure_table(
     *,
     begun: LatencyTable | None = None,
     keep: Keep = forget,
+    full: bool = False,
 ) -> LatencyTable:
     """Return a table that covers `requests`: `known`, and what had to be measured beyond it.
 
@@ -52,8 +55,8 @@ def measure_table(
     measured on a coarse grid and refined where interpolation fails (`lut.measure.grid`); when `known` has no stair yet,
     that is found first. A pattern that the runtime has no way to run gets no entries. `progress(done, total)` counts
     points; `total` grows when a grid is refined. `keep` gets everything measured beyond `known` at intervals; given back as
-    `begun` after an interruption, it is gone on from. Raises RuntimeAbsent; ValueError when this machine is not `profile`'s,
-    `known` belongs to another profile, or a request describes no operator.
+    `begun` after an interruption, it is gone on from. `full` measures every point asked for instead. Raises RuntimeAbsent;
+    ValueError when this machine is not `profile`'s, `known` belongs to another profile, or a request describes no operator.
     """
     runtime = checked_runtime(profile)
     if known is not None and known.profile != profile:
@@ -69,9 +72,13 @@ def measure_table(
 
         def made(found: Measured) -> LatencyTable:
             seconds = time.monotonic() - start
-            return begun.merge(replace(table, entries=found, step=step, noise=bench.noise, seconds=seconds))
+            fresh = LatencyTable(
+                profile=profile, entries=found, step=step, noise=bench.noise, drift=bench.drift, seconds=seconds
+            )
+            return begun.merge(fresh)
 
-        found = _adaptive(bench, wanted, step, table.merge(begun), progress, lambda found: keep(made(found)))
+        plans = [whole_plan(one) if full else first_plan(one, step) for one in wanted]
+        found = _adaptive(bench, plans, table.merge(begun), progress, lambda found: keep(made(found)))
         fresh = made(found)
     return table.merge(fresh)
 
@@ -91,11 +98,11 @@ def measure_points(
     requests = [GridRequest(signature=s, c_ins=(i,), c_outs=(o,)) for s, i, o in listed]
     with _bench(profile, requests) as bench:
         entries = bench.measure([(s, (i, o)) for s, i, o in dict.fromkeys(listed)], progress)
-        noise = bench.noise
-    return LatencyTable(profile=profile, entries=entries, noise=noise, seconds=time.monotonic() - start)
+        noise, drift = bench.noise, bench.drift
+    return LatencyTable(profile=profile, entries=entries, noise=noise, drift=drift, seconds=time.monotonic() - start)
 
 
-def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest]) -> int:
+def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest], progress: Progress = silent) -> int:
     """Return the stair width of the device, found on the most expensive signature of `requests`; 1 where nothing varies.
 
     Neighbouring widths are measured as its output and as its input, and `lut.measure.stair` reads the stair off the sum.
@@ -113,7 +120,7 @@ def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest]) -> int
     points = {(signature, pair): None for w in stair.WIDTHS for pair in ((other, w), (w, other))}
     request = GridRequest(signature=signature, c_ins=(other,), c_outs=(other, max(stair.WIDTHS)))
     with _bench(profile, [request]) as bench:
-        entries = bench.measure(list(points), silent)[signature]
+        entries = bench.measure(list(points), progress)[signature]
     cost_us = [entries[other, w].p50_us + entries[w, other].p50_us for w in stair.WIDTHS]
     return stair.stair_step(np.array(stair.WIDTHS), np.array(cost_us))
 
@@ -127,14 +134,12 @@ def _bench(profile: DeviceProfile, requests: Sequence[GridRequest]) -> Iterator[
 
 def _adaptive(
     bench: Bench,
-    requests: Sequence[GridRequest],
-    step: int,
+    plans: Sequence[GridPlan],
     known: LatencyTable,
     progress: Progress,
     keep: Callable[[Measured], None],
 ) -> Measured:
-    """Measure coarse grids, then lines where interpolation fails; the last pass only fills lines."""
-    plans = [first_plan(request, step) for request in requests]
+    """Measure the grids of `plans`, then lines where interpolation fails; the last pass only fills lines."""
     found: Measured = {}
     done = 0
     for remaining in reversed(range(PASSES)):
@@ -152,10 +157,24 @@ def _adaptive(
                 found.setdefault(signature, {}).update(entries)
             done += len(chunk)
             keep(found)
-        tolerance = max(TOLERANCE, _NOISE_FACTOR * bench.noise)
+        tolerance = max(TOLERANCE, _NOISE_FACTOR * max(bench.noise, known.noise))
         if remaining:
-            plans = [p.refined(_values(p.request.signature, found, known), tolerance) for p in plans]
+            values = [_values(plan.request.signature, found, known) for plan in plans]
+            small_us = NEGLIGIBLE * _dense_us(plans, values)
+            plans = [
+                plan.refined(own, tolerance, small_us / plan.request.count)
+                for plan, own in zip(plans, values, strict=True)
+            ]
     return found
+
+
+def _dense_us(plans: Sequence[GridPlan], values: Sequence[Mapping[Point, float]]) -> float:
+    """Return the sum of the requests without a pattern at their greatest widths."""
+    return sum(
+        plan.request.count * own[plan.c_ins[-1], plan.c_outs[-1]]
+        for plan, own in zip(plans, values, strict=True)
+        if not plan.request.signature.pattern
+    )
 
 
 def _values(signature: OpSignature, found: Measured, known: LatencyTable) -> Mapping[Point, float]:

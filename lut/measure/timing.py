@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+STABLE = 0.02
+"""Warm-up ends when runs in a row are no more than this faster than the fastest before them."""
+MAX_WARMUP_RUNS = 40
 MIN_CLEAN = 5
 """Fewer undisturbed samples than this are not trusted alone: then all samples count."""
 _EXTRA = 3
@@ -113,6 +116,19 @@ class Timed:
             best = min(best, time.perf_counter() - start if told is None else told)
         return best
 
+    def settled_s(self, num_alike: int = 3) -> float:
+        """Return the fastest of unrecorded runs, run until `num_alike` in a row bring next to nothing, 40 at most; in seconds.
+
+        What warms up (caches, clocks, a compiler, an allocator) gets faster from run to run, and then does not.
+        """
+        best, alike = self.quick_s(1), 0
+        for _ in range(MAX_WARMUP_RUNS):
+            before, best = best, min(best, self.quick_s(1))
+            alike = 0 if best < (1 - STABLE) * before else alike + 1
+            if alike == num_alike:
+                break
+        return best
+
 
 def interleave(
     timed: Sequence[Timed],
@@ -129,7 +145,7 @@ def interleave(
     millisecond gets an untimed run before each slice, because its neighbour leaves it cold caches that its own
     previous run would not have left.
     """
-    estimates = [one.quick_s() for one in timed]
+    estimates = [one.settled_s() for one in timed]
     plan = [
         (one, max(min_runs, math.ceil(slice_s / max(estimate, 1e-7))), estimate)
         for one, estimate in zip(timed, estimates, strict=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lut.pattern import Pattern
 from pruning.groups import coupling_groups
 from pruning.masked import Masks
-from pruning.network import ChannelCount, CouplingGroup, Keep, Network, Operator, Slot
+from pruning.network import ChannelCount, CouplingGroup, Keep, Network, Operator, Slot, Widths
 from pruning.nodes import module_of
 from pruning.patterns.masks import best_mask
 from pruning.patterns.reorder import reorder
@@ -35,7 +35,7 @@ class PatternTable:
     value: np.ndarray
     """float64 [P, n_in, n_out], <= 0: saliency lost beside the dense layer of these widths."""
     fits: np.ndarray
-    """bool [P, n_in, n_out]: False where the pattern is the dense layer, and costs as much."""
+    """bool [P, n_in, n_out]: False where the pattern is the dense layer, and costs as much; or only narrows (`in_effect`)."""
 
     def weighed(self, loss: float) -> "PatternTable":
         """Return the table in which what patterns lose counts `loss` times."""
@@ -59,6 +59,41 @@ def maskable(network: Network, operators: Sequence[Operator]) -> dict[str, str]:
         and _simple(operator.c_out)
         and not (operator.c_in.terms and operator.c_in.terms == operator.c_out.terms)
     }
+
+
+def in_effect(
+    operators: Sequence[Operator], choices: Choices, widths: Widths, patterns: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the patterns by operator that a plan of these widths means; the other layers are dense.
+
+    A pattern of one block-row in a layer that alone reads its input group is nothing but a narrower group: where widths are on
+    offer it is not. Solvers may still name it, at the dense layer's value and cost.
+    """
+    alone = _sole_readers(operators, choices)
+    named = {operator.name: operator for operator in operators}
+    return {
+        name: pattern
+        for name, pattern in patterns.items()
+        if pattern != "dense"
+        and not (
+            name in alone
+            and _is_one_row(Pattern.parse(pattern), named[name].c_in.at(widths), named[name].c_out.at(widths))
+        )
+    }
+
+
+def _sole_readers(operators: Sequence[Operator], choices: Choices) -> frozenset[str]:
+    """Return the operators that are the only reader of an input group of several offered widths."""
+    readers: dict[str, list[str]] = {}
+    for operator in operators:
+        if operator.c_in != operator.c_out:
+            for group, _ in operator.c_in.terms:
+                readers.setdefault(group, []).append(operator.name)
+    return frozenset(names[0] for group, names in readers.items() if len(names) == 1 and len(choices[group]) > 1)
+
+
+def _is_one_row(pattern: Pattern, c_in: int, c_out: int) -> bool:
+    return bool(c_in and c_out and pattern.lowerable) and c_out <= pattern.tile_out
 
 
 def _simple(count: ChannelCount) -> bool:
@@ -96,7 +131,7 @@ def pattern_tables(
         group: np.argsort(-values, kind="stable") if ranked else np.arange(len(values))
         for group, values in saliency.items()
     }
-    slots = _slots(groups)
+    slots, alone = _slots(groups), _sole_readers(operators, choices)
     scales = _scales(groups, saliency, weights)
     usual = float(np.median(list(scales.values()))) if scales else 1.0
     found = {}
@@ -109,8 +144,12 @@ def pattern_tables(
             if slot := slots.get((module, axis)):
                 order = rank[slot[0]]
                 scores = scores.index_select(dim, torch.from_numpy(slot[1].index[order].reshape(-1)))
-        value, fits = value_table(scores, patterns, _counts(operator.c_in, choices), _counts(operator.c_out, choices))
-        dense, _ = value_table(scores, [Pattern()], _counts(operator.c_in, choices), _counts(operator.c_out, choices))
+        c_ins, c_outs = _counts(operator.c_in, choices), _counts(operator.c_out, choices)
+        value, fits = value_table(scores, patterns, c_ins, c_outs)
+        dense, _ = value_table(scores, [Pattern()], c_ins, c_outs)
+        if operator.name in alone:
+            fits &= ~np.array([[[_is_one_row(one, i, o) for o in c_outs] for i in c_ins] for one in patterns])
+            value = np.where(fits, value, dense)
         scale = scales.get((module, "in"), scales.get((module, "out"), usual))
         found[operator.name] = PatternTable(patterns=tuple(patterns), value=scale * (value - dense), fits=fits)
     return found

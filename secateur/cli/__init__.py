@@ -46,6 +46,7 @@ for command, panel in (
     (jobs.download, JOBS),
     (serve.serve, SERVICE),
     (serve.worker, SERVICE),
+    (serve.agent, SERVICE),
     (inventory.models, STORED),
     (inventory.datasets, STORED),
     (inventory.devices, STORED),

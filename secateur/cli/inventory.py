@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.common import SERVER, Json, Server, age, connect, say_json, show_table, size, table
+from secateur.lut_schemas import Device
 
 
 def models(server: Server = SERVER, json: Json = False) -> None:
@@ -49,8 +50,14 @@ def devices(server: Server = SERVER, json: Json = False) -> None:
         found = list(client.devices())
     if json:
         return say_json(found)
-    rows = ([d.id, d.name, d.hardware, f"{d.runtime} {d.runtime_version}"] for d in found)
-    return show_table(table(["ID", "NAME", "HARDWARE", "RUNTIME"], rows))
+    rows = ([d.id, d.name, d.hardware, f"{d.runtime} {d.runtime_version}", _agent(d)] for d in found)
+    return show_table(table(["ID", "NAME", "HARDWARE", "RUNTIME", "AGENT"], rows))
+
+
+def _agent(device: Device) -> str:
+    if device.online or device.last_seen_at is None:
+        return "online" if device.online else ""
+    return f"offline, seen {age(device.last_seen_at)} ago"
 
 
 def luts(

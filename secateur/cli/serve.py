@@ -1,4 +1,4 @@
-"""`secateur serve | worker`: the service itself, as processes of this machine."""
+"""`secateur serve | worker | agent`: the service itself, as processes of this machine, and what measures for it elsewhere."""
 
 import os
 import socket
@@ -11,13 +11,14 @@ from typing import Annotated
 import httpx
 import typer
 
-from secateur.cli.common import Json, say, say_json
+from secateur.cli.common import SERVER, Json, Server, say, say_json
 from secateur.client import DEFAULT_URL
 from secateur.errors import SecateurError, UsageError
 from secateur.supervisor import POLL_S, Child, Supervisor, describe_exit
 
 SERVER_PARTS = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "dbos")
 WORKER_PARTS = ("torch", "torchvision", "onnx", "onnxruntime", "ortools")
+AGENT_PARTS = ("numpy", "onnx", "onnxruntime")
 START_S = 120.0
 """Time the service has to answer; the first start makes the database."""
 
@@ -89,6 +90,28 @@ def worker(
     _require(SERVER_PARTS + WORKER_PARTS, extra="all")
     command = [sys.executable, "-m", "workers", "--slot", str(slot), "--device", device, *ctx.args]
     os.execv(sys.executable, command)
+
+
+def agent(
+    device: Annotated[str, typer.Option(help="What the service is to call this machine.")],
+    key: Annotated[
+        str, typer.Option(envvar="SECATEUR_AGENT_KEY", help="The service's agent key.", show_default=False)
+    ] = "",
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Offer this runtime alone; give it again for more.", show_default=False)
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="End after one answer.")] = False,
+    server: Server = SERVER,
+) -> None:
+    """Measure on this machine for a service elsewhere, until Ctrl-C: latency tables, candidates, finished networks.
+
+    Jobs that name the device then run on the service's workers and are measured here. Needs no torch.
+    """
+    _require(AGENT_PARTS, extra="agent")
+    command = [sys.executable, "-m", "workers.agent", "--server", server, "--device", device]
+    command += [part for name in runtime or () for part in ("--runtime", name)] + ["--once"] * once
+    # Not on the command line, which everybody on this machine can read.
+    os.execve(sys.executable, command, os.environ | {"SECATEUR_AGENT_KEY": key})
 
 
 def _require(modules: tuple[str, ...], *, extra: str) -> None:

@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-from lut.measure.tables import measure_table
 from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.groups import coupling_groups
@@ -11,6 +10,7 @@ from pruning.operators import operators
 from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext
+from workers.steps.calibrate import calibrate
 from workers.steps.loading import full_network
 from workers.steps.profile import described, empty_table
 from workers.steps.targets import targets
@@ -32,13 +32,15 @@ def run(context: StepContext) -> dict[str, Any]:
         before = LatencyTable.load(stored)
     else:
         before = (
-            LatencyTable(profile=profile, entries={}, step=begun.step) if begun else empty_table(profile, groups, costs)
+            LatencyTable(profile=profile, entries={}, step=begun.step) if begun else empty_table(target, groups, costs)
         )
     job = context.spec["job"]
     masks = [Pattern.parse(name) for name in job["pattern_choices"]] if job["patterns"] != "none" else []
-    offered = dict.fromkeys(maskable(network, costs), masks)
-    requests = grid_requests(costs, width_choices(groups, before), patterns=offered)
-    table = measure_table(profile, requests, before, Pace(context), begun=begun, keep=Keeper(context))
+    modules, choices = maskable(network, costs), width_choices(groups, before)
+    requests = grid_requests(costs, choices, patterns=dict.fromkeys(modules, masks))
+    table = target.meter.table(requests, before, Pace(context), begun=begun, keep=Keeper(context))
+    if table.num_entries > before.num_entries:
+        table = calibrate(context, target, table, (network, groups, costs, modules), choices, masks)
     table.save(context.path(target.table_file))
     num_new = table.num_entries - before.num_entries
     context.log(f"The table holds {table.num_entries} entries, {num_new} of them new.")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lut.measure.networks import measure_models
 from lut.measure.runtime import Program
 from lut.pattern import Pattern
 from pruning.evaluate import accuracy
@@ -104,7 +103,7 @@ def verdict(context: StepContext, target: Target, networks: Sequence[Program], d
     """
     tries: list[dict[str, float]] = []
     while True:
-        dense, slim = measure_models(networks, target.profile, min_seconds=2.0)
+        dense, slim = target.meter.networks(networks, min_seconds=2.0)
         budget_ms = target.limit_ms(dense.p50_ms)
         tries.append({"p50_ms": slim.p50_ms, "dense_p50_ms": dense.p50_ms, "budget_ms": budget_ms})
         context.metric(measured_ms=slim.p50_ms, dense_ms=dense.p50_ms, budget_ms=budget_ms)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lut.calibrate import fit
-from lut.measure.networks import measure_models
 from lut.measure.runtime import Program
 from lut.table import LatencyTable
 from pruning.export import to_onnx
@@ -37,7 +36,7 @@ class Gauge:
         to_onnx(network, path, batch=self.target.profile.batch)
         program, seen = self.target.program(network, path), []
         for _ in range(times):
-            dense, slim = measure_models([self.dense, program], self.target.profile)
+            dense, slim = self.target.meter.networks([self.dense, program])
             drift = self.dense_ms / dense.p50_ms
             seen.append(Measurement(p50_ms=slim.p50_ms * drift, p90_ms=slim.p90_ms * drift))
         return max(seen, key=lambda one: one.p50_ms)

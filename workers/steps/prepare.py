@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lut.measure.networks import measure_models
 from pruning.data import Dataset
 from pruning.evaluate import ClassMap, accuracy, class_rows
 from pruning.export import num_macs, num_parameters
@@ -78,7 +77,7 @@ def measured(context: StepContext, dense: Network, target: Target) -> dict[str, 
     program = dense_program(context, dense, target)
     if not target.here:
         return {"p50_ms": None, "p90_ms": None, "num_samples": 0, "budget_ms": target.budget_ms}
-    (timing,) = measure_models([program], target.profile)
+    (timing,) = target.meter.networks([program])
     return {
         "p50_ms": timing.p50_ms,
         "p90_ms": timing.p90_ms,

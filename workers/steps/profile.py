@@ -7,9 +7,7 @@ from functools import partial
 from typing import Any
 
 from lut.analytic import DEVICES, analytic_table
-from lut.measure.tables import measure_step, measure_table
 from lut.pattern import Pattern
-from lut.profile import DeviceProfile
 from lut.table import LatencyTable
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Operator
@@ -17,6 +15,7 @@ from pruning.operators import operators
 from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext, StepProblem
+from workers.steps.calibrate import calibrate
 from workers.steps.loading import dense_network
 from workers.steps.targets import Target, targets
 from workers.steps.workbench import predicted_ms
@@ -31,7 +30,8 @@ def run(context: StepContext) -> dict[str, Any]:
     tables, luts, num_new = [], [], 0
     job = context.spec["job"]
     masks = [Pattern.parse(name) for name in job["pattern_choices"]] if job["patterns"] != "none" else []
-    offered = dict.fromkeys(maskable(dense, costs), masks)
+    modules = maskable(dense, costs)
+    offered = dict.fromkeys(modules, masks)
     step = None
     wanted = targets(context)
     for target in wanted:
@@ -39,12 +39,16 @@ def run(context: StepContext) -> dict[str, Any]:
         if core:
             before = analytic_table(core, [], batch=target.profile.batch)
         else:
-            before = LatencyTable.load(known) if known.exists() else empty_table(target.profile, groups, costs)
+            before = LatencyTable.load(known) if known.exists() else empty_table(target, groups, costs)
         step = step or before.step  # widths are offered at the ends of the stairs of the job's own device
-        requests = grid_requests(costs, width_choices(groups, replace(before, step=step)), patterns=offered)
+        choices = width_choices(groups, replace(before, step=step))
+        requests = grid_requests(costs, choices, patterns=offered)
         table = before
         if target.here:
-            table = measure_table(target.profile, requests, before, partial(_say, context, target, len(wanted)))
+            span = target.index / len(wanted), (target.index + 1) / len(wanted)
+            table = target.meter.table(requests, before, partial(_say, context, target, len(wanted)), span=span)
+            if table.num_entries > before.num_entries:
+                table = calibrate(context, target, table, (dense, groups, costs, modules), choices, masks)
             luts.append(described(target, table))
             num_new += table.num_entries - before.num_entries
         elif core:
@@ -68,14 +72,14 @@ def run(context: StepContext) -> dict[str, Any]:
 
 def described(target: Target, table: LatencyTable) -> dict[str, Any]:
     """Return what the registry keeps of a table beside its file."""
-    return {"file": target.table_file, **table.figures()}
+    return {"file": target.table_file, "device": target.device, **table.figures()}
 
 
 def _say(context: StepContext, target: Target, num_targets: int, done: int, total: int) -> None:
     context.progress((target.index + done / max(1, total)) / num_targets)
 
 
-def empty_table(device: DeviceProfile, groups: Sequence[CouplingGroup], costs: Sequence[Operator]) -> LatencyTable:
+def empty_table(target: Target, groups: Sequence[CouplingGroup], costs: Sequence[Operator]) -> LatencyTable:
     """Return a table that knows the device's stair and nothing else: the stair decides which widths are worth measuring."""
-    finest = LatencyTable(profile=device, entries={})
-    return replace(finest, step=measure_step(device, grid_requests(costs, width_choices(groups, finest))))
+    finest = LatencyTable(profile=target.profile, entries={})
+    return replace(finest, step=target.meter.step(grid_requests(costs, width_choices(groups, finest))))

@@ -13,6 +13,7 @@ from pruning.program import program
 from workers.context import StepContext, StepProblem
 from workers.files import TABLES, known
 from workers.steps.loading import problems
+from workers.steps.meter import Meter, meter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,11 @@ class Target:
     device: str
     """Id of the device in the registry."""
     here: bool
-    """True when this worker can measure on it; else only the device's table speaks for it."""
+    """True when it can be measured on, by this worker or an agent; else only the device's table speaks for it."""
     budget_ms: float | None
     budget_ratio: float | None
+    meter: Meter
+    """Measures there."""
 
     @property
     def table_file(self) -> str:
@@ -57,6 +60,7 @@ def targets(context: StepContext) -> tuple[Target, ...]:
         raise StepProblem("runtime_absent", absent[0])
     wanted: list[dict[str, Any]] = [context.spec["job"], *context.spec["job"]["also"]]
     devices: list[dict[str, Any]] = [{"profile": context.spec["profile"], "here": True}, *context.spec["also"]]
+    agents = context.spec.get("agents", "")  # of the job's own device, where it has any
     return tuple(
         Target(
             index=index,
@@ -65,6 +69,7 @@ def targets(context: StepContext) -> tuple[Target, ...]:
             here=device["here"],
             budget_ms=budget["budget_ms"],
             budget_ratio=budget["budget_ratio"],
+            meter=meter(context, DeviceProfile(**device["profile"]), agents if device["here"] else ""),
         )
         for index, (budget, device) in enumerate(zip(wanted, devices, strict=True))
     )

@@ -21,7 +21,7 @@ from pruning.network import CouplingGroup, Keep, Network, Operator
 from pruning.operators import operators
 from pruning.patterns.crisp import crisp
 from pruning.patterns.masks import best_mask
-from pruning.patterns.tables import PatternTable, pattern_tables, plan_masks, weight_of
+from pruning.patterns.tables import PatternTable, in_effect, pattern_tables, plan_masks, weight_of
 from pruning.predict import predicted_us
 from pruning.problem import Plan, Problem, Stage, restrict
 from pruning.search import Attempt, Corrections, Measurement, Search, search
@@ -217,7 +217,7 @@ class Workbench:
     def patterns_of(self, plan: Plan) -> dict[str, str]:
         """Return the pattern of every masked layer, by its operator."""
         found = {**(self.survivors.patterns if self.survivors else {}), **plan.patterns}
-        return {name: pattern for name, pattern in found.items() if pattern != "dense"}
+        return in_effect(self.costs, self.choices, plan.widths, found)
 
     def measure(self, saliency: Saliency, times: int, plan: Plan) -> list[Measurement]:
         """Return the latency of a plan's network on every device, each measured `times` times."""

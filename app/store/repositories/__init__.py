@@ -8,6 +8,7 @@ from app.store.repositories.holds import Holds
 from app.store.repositories.idempotency import Idempotency
 from app.store.repositories.jobs import Jobs
 from app.store.repositories.luts import Luts, Moved
+from app.store.repositories.measurements import Measurements
 from app.store.repositories.models import Models
 from app.store.repositories.pages import RowPage
 from app.store.repositories.workers import Workers
@@ -21,6 +22,7 @@ __all__ = [
     "Idempotency",
     "Jobs",
     "Luts",
+    "Measurements",
     "Models",
     "Moved",
     "RowPage",

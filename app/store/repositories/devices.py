@@ -1,8 +1,12 @@
-"""Devices, registered by the workers that own them."""
+"""Devices, registered by the workers that own them and the agents that measure on them."""
 
-from sqlalchemy import select
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.store.base import database_now
 from app.store.models import DeviceRow
 from app.store.repositories.pages import RowPage, newest_first
 from app.store.repositories.upsert import upsert
@@ -19,6 +23,24 @@ class Devices:
         values = {"name": name, "hardware": hardware, "runtime": runtime, "runtime_version": runtime_version}
         upsert(self._session, DeviceRow, keys={"id": device_id}, insert=values, update=values)
         return self._session.scalars(select(DeviceRow).where(DeviceRow.id == device_id)).one()
+
+    def enrol(self, device_id: str, profiles: Sequence[Mapping[str, Any]]) -> DeviceRow:
+        """Insert or update the device of an agent, which was heard of just now; the first profile is the device's own."""
+        own = {name: profiles[0][name] for name in ("hardware", "runtime", "runtime_version")}
+        values = {**own, "profiles": [dict(profile) for profile in profiles], "last_seen_at": database_now()}
+        upsert(self._session, DeviceRow, keys={"id": device_id}, insert={"name": device_id, **values}, update=values)
+        return self._session.scalars(select(DeviceRow).where(DeviceRow.id == device_id)).one()
+
+    def seen(self, device_id: str) -> None:
+        """Note that an agent of the device was heard of just now."""
+        self._session.execute(update(DeviceRow).where(DeviceRow.id == device_id).values(last_seen_at=database_now()))
+
+    def online(self, device_ids: Sequence[str], timeout_s: float) -> set[str]:
+        """Those of the devices of which an agent was heard within `timeout_s`."""
+        query = select(DeviceRow.id).where(
+            DeviceRow.id.in_(device_ids), DeviceRow.last_seen_at >= database_now(-timeout_s)
+        )
+        return set(self._session.scalars(query))
 
     def add(self, device_id: str, *, name: str, hardware: str, runtime: str, runtime_version: str) -> DeviceRow:
         """Insert a device no worker serves. Raises sqlalchemy.exc.IntegrityError when there is one of this id."""

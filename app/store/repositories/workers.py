@@ -42,6 +42,10 @@ class Workers:
             query = query.where(WorkerRow.device_id == device_id)
         return list(self._session.scalars(query.order_by(WorkerRow.id)))
 
+    def serves(self, device_id: str) -> bool:
+        """True when a worker, dead or alive, is known to own the device."""
+        return self._session.scalar(select(WorkerRow.id).where(WorkerRow.device_id == device_id).limit(1)) is not None
+
     def declare_dead(self, timeout_s: float) -> list[str]:
         """Live -> dead for workers silent for longer; returns their ids. Each id is returned to one caller only."""
         query = (

@@ -33,6 +33,14 @@ def test_a_bend_gets_a_line_where_it_is_and_nowhere_else() -> None:
     }
 
 
+def test_a_bend_that_the_network_does_not_feel_gets_no_line() -> None:
+    plan = first_plan(REQUEST, 16)
+    values = measured(plan.points() + plan.probes(), bend=400)
+    missed_us = 0.05 * 112
+    assert plan.refined(values, 0.04, negligible_us=missed_us) == plan
+    assert plan.refined(values, 0.04, negligible_us=0.1) == plan.refined(values, 0.04)
+
+
 @given(
     c_ins=st.sets(st.integers(1, 200), min_size=1, max_size=20),
     c_outs=st.sets(st.integers(1, 200), min_size=1, max_size=20),

@@ -6,12 +6,14 @@ import torch
 
 from lut.pattern import Pattern
 from lut.profile import DeviceProfile
+from lut.request import GridRequest
 from lut.table import Entry, LatencyTable
 from pruning.groups import coupling_groups
+from pruning.lower.rewrite import lower
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.operators import operators
-from pruning.patterns.tables import maskable
-from pruning.predict import predicted_us
+from pruning.patterns.tables import maskable, weight_of
+from pruning.predict import built_us, predicted_us
 from pruning.tables import Choices, grid_requests
 from pruning.trace import trace
 from pruning.variants import random_variants
@@ -68,3 +70,50 @@ def test_a_pattern_costs_its_own_entry_and_the_dense_one_where_it_keeps_everythi
     everything = Pattern.parse("8x1@1/1")
     assert predicted_us(costs, widths, table, {name: everything}) == dense
     assert np.isfinite(dense)
+
+
+def linear_table(requests: list[GridRequest]) -> LatencyTable:
+    """A device that takes a microsecond for every input-output pair, half of that under the pattern; from one channel up."""
+    entries = {
+        r.signature: {
+            (i, o): Entry(p50_us=us, p90_us=us, num_samples=1)
+            for i in (1, *r.c_ins)
+            for o in (1, *r.c_outs)
+            if not r.paired or i == o
+            for us in [i * o * (0.5 if r.signature.pattern else 1.0)]
+        }
+        for r in requests
+    }
+    profile = DeviceProfile(hardware="test", runtime="none", runtime_version="0", threads=1, batch=1)
+    return LatencyTable(profile=profile, entries=entries)
+
+
+def test_a_network_as_built_is_priced_by_the_channels_it_reads() -> None:
+    network = trace(Chain((32, 32, 16)), SHAPE)
+    groups = coupling_groups(network)
+    costs, widths = operators(network, groups), {group.id: group.units for group in groups}
+    (name, module), *_ = maskable(network, costs).items()
+    one_row = Pattern.parse("32x1@1/2")
+    choices = {g.id: tuple(range(8, g.units + 1, 8)) for g in groups if not g.frozen}
+    table = linear_table(grid_requests(costs, choices, patterns={name: [one_row, PATTERN]}))
+    dense_us = predicted_us(costs, widths, table)
+    assert built_us(costs, network, widths, table) == pytest.approx(dense_us)
+    shape = weight_of(network.module, module).shape
+    half = torch.zeros(shape, dtype=torch.bool)
+    half[:, :16] = True
+    narrow = lower(network, {module: half})
+    slim_us = predicted_us(costs, widths | {network_input(costs, name): 16}, table)
+    assert built_us(costs, narrow, widths, table, {name: one_row}) == pytest.approx(slim_us), (
+        "it is the narrower network"
+    )
+    rows = torch.zeros(shape, dtype=torch.bool)
+    for row in range(0, shape[0], 8):
+        rows[row : row + 8, row // 8 :: 2] = True
+    lowered = lower(network, {module: rows})
+    masked_us = predicted_us(costs, widths, table, {name: PATTERN})
+    assert built_us(costs, lowered, widths, table, {name: PATTERN}) == pytest.approx(masked_us), "every channel is read"
+
+
+def network_input(costs: tuple[Operator, ...], name: str) -> str:
+    """Return the group a layer reads."""
+    return next(operator.c_in.terms[0][0] for operator in costs if operator.name == name)

@@ -51,8 +51,9 @@ def test_a_build_leaves_a_table_and_a_killed_one_goes_on(
     result = build_table.run(context(tmp_path / "one", model, events))
     table = LatencyTable.load(tmp_path / "one" / "table.json")
     (described,) = result["luts"]
-    assert described == {"file": "table.json", **table.figures()}
+    assert described == {"file": "table.json", "device": "local", **table.figures()}
     assert result["summary"]["num_entries_measured"] == table.num_entries > 5
+    assert table.scale != 1.0 and 0 <= table.residual < 0.5, "it is calibrated on whole networks"
     left = [event["seconds_left"] for event in events if event.get("seconds_left") is not None]
     assert left and left[-1] == 0 and min(left) >= 0
     kept = [event for event in events if event["event"] == "checkpoint"]

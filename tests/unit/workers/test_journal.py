@@ -122,6 +122,21 @@ def test_a_view_of_a_modelled_accelerator_has_its_profile_and_no_table(store: St
     assert set(view.inputs) == {"model", "dataset.zip"} and view.tables == ()
 
 
+def test_a_job_on_a_device_with_agents_is_measured_there(store: Store) -> None:
+    profile = replace(PROFILE, hardware="Jetson", runtime="onnxruntime", runtime_version="1")
+    journal = store.add_worker("a/0:1")
+    job = store.add_job(device="jetson", runtime=None, also=[{"device": "jetson", "threads": 1, "batch": 8}])
+    with store.database.write() as session:
+        Devices(session).enrol("jetson", [asdict(profile)])
+        session.merge(job).device_id = "jetson"
+    view = store.begin(journal, job)
+    there = replace(profile, threads=2, batch=4)
+    assert view.spec["profile"] == asdict(there) and view.spec["agents"] == "jetson" and not view.spec["absent"]
+    assert view.spec["also"] == [{"profile": asdict(replace(profile, threads=1, batch=8)), "here": True}]
+    told = journal.preflight_view({**job.spec, "runtime": "openvino"}, PROFILE)
+    assert told.spec["absent"] == ["openvino cannot run on jetson: its agent has onnxruntime."]
+
+
 def test_a_job_whose_model_is_gone_fails_and_says_so(store: Store) -> None:
     journal = store.add_worker("a/0:1")
     job = store.add_job()

@@ -1,6 +1,7 @@
 """What a child process sees, and how its end is read."""
 
 import asyncio
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from workers.child import Order
 from workers.process import Ending, child_env, run_child
 
 BODY = """
-import os, sys
+import os, sys, time
 from workers.context import StepProblem
 def run(context):
     act = context.spec["act"]
@@ -21,6 +22,9 @@ def run(context):
     if act == "nothing": return None
     if act == "problem": raise StepProblem("code", "detail", [{"pointer": "/a", "detail": "b"}])
     if act == "memory": raise MemoryError
+    if act == "ask": time.sleep(0.3)
+    if act == "ask": return {"answers": [context.ask({"kind": "step", "number": n})["step"] for n in range(2)]}
+    if act == "ask in vain": context.ask({"kind": "step", "number": -1})
     if act == "exit": sys.exit(3)
     if act == "vanish": os._exit(4)
 """
@@ -93,3 +97,48 @@ def test_a_worker_loads_neither_torch_nor_the_solver() -> None:
     root = Path(__file__).parent.parent.parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def asked(tmp_path: Path, act: str) -> tuple[Ending, list[bool]]:
+    """Run a body that asks; also whether the device was free while it did."""
+    package = tmp_path / "bodies"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "body.py").write_text(BODY)
+    lock = tmp_path / "lock"
+    order = Order(
+        package="bodies", workdir=str(tmp_path), cache=str(tmp_path), spec={"act": act}, seed=7, attempt=1,
+        device_lock=str(lock), silence_timeout_s=30,
+    )  # fmt: skip
+    free: list[bool] = []
+
+    async def take(event: dict[str, Any]) -> dict[str, Any] | None:
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free.append(True)
+            except BlockingIOError:
+                free.append(False)
+        if event["event"] != "measure":
+            return None
+        await asyncio.sleep(1.2)  # longer than the silence that ends a child
+        if event["number"] < 0:
+            return {"problem": {"code": "measurement_failed", "detail": "no"}}
+        return {"result": {"step": 10 + event["number"]}}
+
+    return asyncio.run(run_child("body", order, take, stall_timeout_s=1.0, beat_s=0.1)), free
+
+
+def test_a_question_waits_for_its_answer_however_long_and_leaves_the_device_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ending, free = asked(tmp_path, "ask")
+    assert ending.result == {"answers": [10, 11]}
+    assert free == [False, True, True]
+
+
+def test_an_answer_that_is_a_problem_ends_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ending, _ = asked(tmp_path, "ask in vain")
+    assert (ending.code, ending.problem) == ("measurement_failed", True)

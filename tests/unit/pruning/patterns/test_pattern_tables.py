@@ -17,7 +17,7 @@ from pruning.network import Network
 from pruning.operators import operators
 from pruning.patterns.check import check_mask
 from pruning.patterns.masks import best_mask
-from pruning.patterns.tables import PatternTable, maskable, pattern_tables, plan_masks, weight_of
+from pruning.patterns.tables import PatternTable, in_effect, maskable, pattern_tables, plan_masks, weight_of
 from pruning.saliency import channel_scores_from_weights
 from pruning.solve import solve
 from pruning.stages import build
@@ -76,11 +76,26 @@ def test_a_pattern_loses_what_its_best_mask_does_not_keep(network: Network) -> N
     units, weights = scored(network)
     for name, table in tables(network, [ROWS]).items():
         module = maskable(network, operators(network, coupling_groups(network)))[name]
-        assert (table.value <= 0).all() and table.fits.all()
+        assert (table.value <= 0).all() and table.fits[:, :, 1:].all()
         kept = float(weights[module][best_mask(weights[module], ROWS)].sum() / weights[module].sum())
         lost = 1 + table.value[0, -1, -1] / units_of(network, module, units)
         # In rank order the rows of tiles are others than in the given order: as good on random scores, not the same.
         assert lost == pytest.approx(kept, abs=0.02)
+
+
+def test_a_single_block_row_of_a_sole_reader_is_a_narrower_group_and_not_on_offer(network: Network) -> None:
+    groups = coupling_groups(network)
+    costs = operators(network, groups)
+    for table in tables(network, [ROWS]).values():
+        assert not table.fits[:, :, 0].any() and (table.value[:, :, 0] == 0).all(), "eight outputs are one block-row"
+        assert (table.value[:, :, 1:] < 0).all()
+    (name,) = maskable(network, costs)
+    named = {name: ROWS.id, costs[0].name: "dense"}
+    narrow, wide = (dict.fromkeys(choices(network), width) for width in (8, 24))
+    assert in_effect(costs, choices(network), wide, named) == {name: ROWS.id}
+    assert in_effect(costs, choices(network), narrow, named) == {}
+    pinned = dict.fromkeys(narrow, (8,))
+    assert in_effect(costs, pinned, narrow, named) == {name: ROWS.id}, "where no width is on offer it is"
 
 
 def units_of(network: Network, module: str, units: dict[str, np.ndarray]) -> float:

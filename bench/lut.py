@@ -1,0 +1,180 @@
+"""`python -m bench lut [--networks NAME...] [--runtimes NAME...] [--variants N] [--plans N] [--json]`: how far a latency
+table can be trusted.
+
+For each network, runtime, batch and number of threads a table is measured as a job measures it, calibrated on a few random
+slimmed networks and the dense one, and judged on others: random slimmed and masked variants (`random`), and plans that the
+solver chose against that very table (`plan`), which lean on the entries that are too good to be true. Every network is timed
+in turns with the dense one, so that drift cancels. Predictors: `secateur`, the calibrated table (for a plan: the latency the
+solver gave it); `built`, the table over the operators of the lowered network; `sum`, that without calibration; `macs`, a line
+through multiply-accumulates fitted on the same calibration networks.
+
+`--full` measures every point of every grid, too, and judges that table on the same networks as `full`. `--tables FOLDER` keeps
+tables there, what was measured of an unfinished one included, and goes on from what is there. Weights are random: nothing here
+depends on them.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench._judged import Case, Judged, case, plans, variants
+from lut.calibrate import fit
+from lut.measure.networks import measure_models
+from lut.measure.runtime import FILES, Program, RuntimeAbsent, runtime
+from lut.measure.tables import measure_step, measure_table
+from lut.table import LatencyTable
+from pruning.calibration import NUM_NETWORKS, Turns, calibrated, in_turns
+from pruning.network import Network
+from pruning.onnx_export import write
+from pruning.program import program
+from pruning.tables import grid_requests, width_choices
+
+NETWORKS = ("torchvision/resnet18", "torchvision/resnet50", "torchvision/mobilenet_v2", "torchvision/vgg16_bn")
+WITHIN = 0.1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a row per table, kind and predictor (`--json`: per network and predictor, and one per table); return 0."""
+    options = _parser().parse_args(arguments)
+    if not options.json:
+        print(
+            "| network | runtime | threads | batch | kind | predictor | n | median error | worst | within 10 % | rank |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for name, kind, batch, threads in product(options.networks, options.runtimes, options.batches, options.threads):
+        where = {"network": name, "runtime": kind, "threads": threads, "batch": batch}
+        try:
+            rows = [where | row for row in judge(case(name, runtime(kind).profile(threads, batch)), options)]
+        except RuntimeAbsent as absent:
+            rows = [where | {"kind": "table", "num_measurements": None, "reason": str(absent)}]
+        for line in map(json.dumps, rows) if options.json else _lines(rows):
+            print(line, flush=True)
+    return 0
+
+
+def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a row on every table measured, and one per network judged and predictor."""
+    table, points = _measured(case, options.tables)
+    yield {"kind": "table", "table": "adaptive", "num_points_full_grid": points, **_figures(table)}
+    tables = {"adaptive": table}
+    if options.full:
+        tables["full"], _ = _measured(case, options.tables, full=True)
+        yield {"kind": "table", "table": "full", "num_points_full_grid": points, **_figures(tables["full"])}
+    tried = list(variants(case, table, num=NUM_NETWORKS + options.variants, seed=options.seed))
+    train = [case.itself(), *tried[:NUM_NETWORKS]]
+    fitted = _timed(case, train[1:], options.seconds)
+    truth = [fitted.dense_us, *fitted.measured_us]
+    trusted = {name: calibrated(one, [case.sum_us(one, t) for t in train], truth) for name, one in tables.items()}
+    own = trusted["adaptive"]
+    yield {"kind": "calibration", "scale": own.scale, "offset_us": own.offset_us, "residual": own.residual}
+    judged = [*tried[NUM_NETWORKS:], *plans(case, own, options.plans, options.seed)]
+    macs = fit([one.macs for one in train], truth)
+    turns = _timed(case, judged, options.seconds)
+    drift = fitted.dense_us / turns.dense_us
+    for one, measured_us in zip(judged, turns.measured_us, strict=True):
+        told = {
+            "secateur": one.told_us or case.sum_us(own, one),
+            "built": case.sum_us(own, one),
+            "sum": case.sum_us(table, one),
+            "macs": macs.apply(one.macs),
+        }
+        if options.full:
+            told["full"] = case.sum_us(trusted["full"], one)
+        for predictor, us in told.items():
+            yield _row(one, predictor, us / 1e3, measured_us * drift / 1e3)
+
+
+def _measured(case: Case, folder: Path | None, *, full: bool = False) -> tuple[LatencyTable, int]:
+    """Return a table of all the case needs, and the points of its full grid."""
+    name = f"{case.name.rpartition('/')[2]}-{case.profile.fingerprint}"
+    kept = folder / f"{name}{'-full' if full else ''}.json" if folder else None
+    empty = LatencyTable(profile=case.profile, entries={})
+    begun = LatencyTable.load(kept) if kept and kept.exists() else None
+    finest = grid_requests(case.costs, width_choices(case.groups, empty))
+    step = begun.step if begun else measure_step(case.profile, finest)
+    start = LatencyTable(profile=case.profile, entries={}, step=step)
+    offered = dict.fromkeys(case.modules, case.patterns)
+    requests = grid_requests(case.costs, width_choices(case.groups, start), patterns=offered)
+    points = {(request.signature, *pair) for request in requests for pair in request.pairs()}
+
+    def keep(measured: LatencyTable) -> None:
+        if kept:
+            measured.save(kept)
+
+    table = measure_table(case.profile, requests, start, begun=begun, keep=keep, full=full)
+    keep(table)
+    return table, len(points)
+
+
+def _figures(table: LatencyTable) -> dict[str, Any]:
+    return {
+        "num_measurements": table.num_entries, "seconds": table.seconds, "noise": table.noise, "drift": table.drift,
+        "noisy": table.noisy,
+    }  # fmt: skip
+
+
+def _timed(case: Case, networks: Sequence[Judged], seconds: float) -> Turns:
+    def made(network: Network) -> Program:
+        return program(network, write(network, case.profile.batch))
+
+    measure = partial(measure_models, profile=case.profile, min_seconds=seconds)
+    return in_turns(measure, made(case.network), (made(one.network) for one in networks))
+
+
+def _row(one: Judged, predictor: str, predicted_ms: float, measured_ms: float) -> dict[str, Any]:
+    return {
+        "kind": one.kind, "variant": one.variant, "predictor": predictor, "predicted_ms": predicted_ms,
+        "measured_ms": measured_ms, "error": predicted_ms / measured_ms - 1,
+    }  # fmt: skip
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield a Markdown row per kind and predictor, and a sentence on every table."""
+    first = rows[0]
+    where = f"| {first['network']} | {first['runtime']} | {first['threads']} | {first['batch']} |"
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if "predictor" in row:
+            found.setdefault((row["kind"], row["predictor"]), []).append(row)
+        else:
+            figures = {
+                key: value for key, value in row.items() if key not in ("network", "runtime", "threads", "batch")
+            }
+            yield f"<!-- {where[2:-2]}: {figures} -->"
+    for (kind, predictor), some in sorted(found.items()):
+        errors = np.abs([row["error"] for row in some])
+        rank = _rank([row["predicted_ms"] for row in some], [row["measured_ms"] for row in some])
+        yield (
+            f"{where} {kind} | {predictor} | {len(some)} | {np.median(errors):.1%} | {errors.max():.1%}"
+            f" | {(errors <= WITHIN).mean():.0%} | {rank:.3f} |"
+        )
+
+
+def _rank(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    """Return Spearman's correlation; NaN for fewer than two networks."""
+    if len(predicted) < 2:
+        return float("nan")
+    ranks = np.array([np.argsort(np.argsort(values)) for values in (predicted, measured)])
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench lut", description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--runtimes", nargs="+", choices=list(FILES), default=["onnxruntime", "torch_eager"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--variants", type=int, default=16, help="random networks that each table is judged on")
+    parser.add_argument("--plans", type=int, default=8, help="solver's plans that each table is judged on")
+    parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each network")
+    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="keep tables here, and use those that are here")
+    parser.add_argument("--full", action="store_true", help="also measure every point of the grids")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    return parser

@@ -1,0 +1,51 @@
+"""A latency table's scale and offset, fitted on whole slimmed networks (method section 9)."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from lut.calibrate import fit
+from lut.measure.runtime import Program
+from lut.measure.timing import Timing
+from lut.table import LatencyTable
+
+NUM_NETWORKS = 6
+"""Slimmed networks a table is calibrated on, beside the dense one."""
+IN_TURNS = 4
+"""Networks timed in turns with the dense one: more would hold too much memory at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """What networks took, put on the scale of the dense network's first measurement, so that drift cancels."""
+
+    dense_us: float
+    measured_us: tuple[float, ...]
+
+
+def in_turns(
+    measure: Callable[[Sequence[Program]], Sequence[Timing]], dense: Program, networks: Iterable[Program]
+) -> Turns:
+    """Return the p50 latencies of networks, each timed in turns with the dense one by `measure`; a few are held at a time."""
+    dense_us = 0.0
+    found: list[float] = []
+    waiting = iter(networks)
+    while some := list(islice(waiting, IN_TURNS)):
+        base, *timings = measure([dense, *some])
+        dense_us = dense_us or 1e3 * base.p50_ms
+        found += [dense_us * timing.p50_ms / base.p50_ms for timing in timings]
+    return Turns(dense_us=dense_us, measured_us=tuple(found))
+
+
+def calibrated(table: LatencyTable, sums_us: Sequence[float], measured_us: Sequence[float]) -> LatencyTable:
+    """Return the table with scale, offset and residual fitted on whole networks, whatever they were before.
+
+    `sums_us` are the plain sums of entries (`plain(table)`). Raises ValueError as `lut.calibrate.fit`.
+    """
+    calibration = fit(sums_us, measured_us)
+    return replace(plain(table).calibrated(calibration), residual=calibration.residual)
+
+
+def plain(table: LatencyTable) -> LatencyTable:
+    """Return the table without its calibration."""
+    return replace(table, scale=1.0, offset_us=0.0, residual=0.0)

@@ -1,0 +1,72 @@
+"""The bench of latency tables: plans keep to the table's word, summaries say what rows say, absent runtimes say so."""
+
+import json
+
+import pytest
+
+from bench._judged import Case, case, plans, variants
+from bench.lut import _lines, main
+from lut.measure.runtime import available
+from lut.profile import DeviceProfile
+from lut.request import num_macs
+from lut.table import Entry, LatencyTable
+from pruning.tables import grid_requests, width_choices
+
+PROFILE = DeviceProfile(hardware="test", runtime="none", runtime_version="0", threads=1, batch=1)
+
+
+@pytest.fixture(scope="module")
+def judged() -> tuple[Case, LatencyTable]:
+    """A network, and a device that takes a microsecond for a thousand multiply-accumulates."""
+    here = case("cifar/resnet20-a", PROFILE)
+    empty = LatencyTable(profile=PROFILE, entries={}, step=8)
+    requests = grid_requests(
+        here.costs, width_choices(here.groups, empty), patterns=dict.fromkeys(here.modules, here.patterns)
+    )
+    entries = {
+        r.signature: {
+            pair: Entry(p50_us=us, p90_us=us, num_samples=1)
+            for pair in r.pairs()
+            for us in [1.0 + num_macs(r.signature, *pair) / 1e3]
+        }
+        for r in requests
+    }
+    return here, LatencyTable(profile=PROFILE, entries=entries, step=8)
+
+
+def test_plans_are_told_within_their_budgets_and_some_are_masked(judged: tuple[Case, LatencyTable]) -> None:
+    here, table = judged
+    dense_us = here.sum_us(table, here.itself())
+    found = list(plans(here, table, 4, seed=0))
+    assert [one.variant for one in found] == ["0.30", "0.52+patterns", "0.73", "0.95+patterns"]
+    for one in found:
+        assert one.told_us is not None and one.told_us <= float(one.variant[:4]) * dense_us * 1.01
+        # What no list reads is not computed, so a network as built is at most what the solver was told.
+        assert here.sum_us(table, one) <= one.told_us * (1 + 1e-6)
+        if not one.patterns:
+            assert here.sum_us(table, one) == pytest.approx(one.told_us, rel=1e-3)
+    assert any(one.patterns for one in found)
+
+
+def test_variants_come_with_what_they_were_made_of(judged: tuple[Case, LatencyTable]) -> None:
+    here, table = judged
+    found = list(variants(here, table, num=3, seed=0))
+    assert [bool(one.patterns) for one in found] == [False, True, False]
+    assert all(here.sum_us(table, one) < here.sum_us(table, here.itself()) for one in found)
+    assert all(one.macs < here.itself().macs for one in found)
+
+
+def test_a_summary_counts_what_lies_within_a_tenth() -> None:
+    where = {"network": "n", "runtime": "r", "threads": 1, "batch": 8, "kind": "plan", "predictor": "macs"}
+    figures = [(1.0, 1.0), (2.1, 2.0), (3.6, 3.0), (4.0, 4.0)]
+    rows = [{**where, "predicted_ms": p, "measured_ms": m, "error": p / m - 1} for p, m in figures]
+    (line,) = _lines(rows)
+    assert line == "| n | r | 1 | 8 | plan | macs | 4 | 2.5% | 20.0% | 75% | 1.000 |"
+
+
+@pytest.mark.skipif(any(one.name == "torch_cuda" and one.version for one in available()), reason="there is a GPU here")
+def test_a_runtime_that_is_absent_has_a_row_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--networks", "cifar/resnet20-a", "--runtimes", "torch_cuda", "--batches", "1", "--threads", "1"]
+    assert main([*arguments, "--json"]) == 0
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert row["num_measurements"] is None and row["reason"]

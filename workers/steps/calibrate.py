@@ -1,0 +1,72 @@
+"""Put a table that has new entries on the scale of whole networks."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+
+from lut.measure.runtime import Program
+from lut.pattern import Pattern
+from lut.table import LatencyTable
+from pruning.calibration import IN_TURNS, NUM_NETWORKS, calibrated, in_turns, plain
+from pruning.export import to_onnx
+from pruning.network import CouplingGroup, Network, Operator
+from pruning.predict import built_us
+from pruning.tables import Choices
+from pruning.variants import Variant, random_variants
+from workers.context import StepContext
+from workers.steps.targets import Target, dense_program
+
+SECONDS = 0.2
+"""Least time each network is run; a slow one runs thirty times anyway."""
+
+
+def calibrate(
+    context: StepContext,
+    target: Target,
+    table: LatencyTable,
+    parts: tuple[Network, Sequence[CouplingGroup], Sequence[Operator], Mapping[str, str]],
+    choices: Choices,
+    patterns: Iterable[Pattern],
+) -> LatencyTable:
+    """Return the table with scale, offset and residual fitted on the dense network and a few random smaller ones.
+
+    Tells the user where the machine was too restless for the table to be trusted.
+
+    Args:
+        context: of the step.
+        target: where it is measured.
+        table: covers the network at `choices`.
+        parts: the dense network, its coupling groups, its operators, and the modules that may have a pattern.
+        choices: offered widths.
+        patterns: on offer; those the device has no entries of are left out.
+    """
+    network, groups, costs, modules = parts
+    known = {signature.pattern for signature in table.entries}
+    lowered = [pattern for pattern in patterns if pattern.lowerable and pattern.id in known]
+    variants = list(random_variants(network, groups, choices, modules, lowered, num=NUM_NETWORKS, seed=context.seed))
+    dense = Variant(network=network, widths={group.id: group.units for group in groups}, patterns={})
+    turns = in_turns(
+        partial(target.meter.networks, min_seconds=SECONDS),
+        dense_program(context, network, target),
+        _programs(context, target, variants),
+    )
+    bare = plain(table)
+    sums_us = [built_us(costs, one.network, one.widths, bare, one.patterns) for one in (dense, *variants)]
+    table = calibrated(table, sums_us, [turns.dense_us, *turns.measured_us])
+    context.log(
+        f"On {len(sums_us)} whole networks the table of {target.device} is off by {table.residual:.1%} (median)."
+    )
+    if table.noisy:
+        context.warning(
+            "table_noisy",
+            f"The machine was restless while {target.device} was measured: a reference kernel scattered by {table.noise:.0%} "
+            f"and moved by up to {table.drift:.0%}. Plans are measured and corrected, so they hold; they may not be the best.",
+        )
+    return table
+
+
+def _programs(context: StepContext, target: Target, variants: Sequence[Variant]) -> Iterator[Program]:
+    for number, one in enumerate(variants):
+        # Those of the turns before are not needed any more.
+        path = context.path(f"calibration_{target.index}_{number % IN_TURNS}.onnx")
+        to_onnx(one.network, path, batch=target.profile.batch)
+        yield target.program(one.network, path)

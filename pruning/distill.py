@@ -178,11 +178,13 @@ class Distiller:
 
         Every candidate starts from the same weights, sees the same batches and decays to zero over them. A first round of
         a quarter of the steps favours small rates, so its winner runs the full length against the next larger rate.
+        All runs together take no more steps than the training that they are for.
         """
         rates = self.options.learning_rates
         if len(rates) == 1:
             return rates[0], {}
-        affordable = RANGE_SHARE * 60 * self.options.max_minutes / step_s
+        in_training = self.options.max_epochs * math.ceil(len(self.train) / self.options.batch_size)
+        affordable = min(in_training, RANGE_SHARE * 60 * self.options.max_minutes / step_s)
         num_steps = max(8, min(self.options.range_steps, int(affordable / (len(rates) / 4 + 2))))
         held = selection.take(RANGE_IMAGES, self.options.seed)
         held_soft, soft = logits(self.teacher, held), list[Tensor]()

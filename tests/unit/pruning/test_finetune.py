@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from pictures import digits, first_units, grouped, trained
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pruning.data import Split, shuffled
 from pruning.distill import Distiller, distillation_loss, schedule
@@ -182,6 +183,18 @@ def test_the_range_test_judges_every_rate_from_the_same_start(
     assert str((rate, losses)) == str(again)
     start = student.module.state_dict()
     assert all(torch.equal(value, start[name]) for name, value in distiller.student.module.state_dict().items())
+
+
+def test_the_range_test_takes_no_more_steps_than_the_training(
+    data: tuple[Split, Split], teacher: Network, student: Network
+) -> None:
+    options = replace(QUICK, learning_rates=(1e-4, 3e-4, 1e-3), range_steps=96, max_epochs=12)
+    distiller = Distiller(student, teacher, data[0], options)
+    taken = []
+    handle = register_optimizer_step_post_hook(lambda *_: taken.append(1))
+    distiller.choose_rate(data[1], step_s=0.0001)
+    handle.remove()
+    assert 48 < len(taken) <= options.max_epochs * -(-len(data[0]) // options.batch_size)
 
 
 def test_without_masks_training_is_the_plain_loop_to_the_last_bit(

@@ -67,7 +67,7 @@ def test_a_build_measures_all_a_model_needs_and_a_second_one_nothing(
 ) -> None:
     model, dataset = inputs
     first, second = (
-        client.wait_build(client.build_lut(model.id, dataset_id=dataset.id, batch=2).id, timeout_s=PATIENCE_S)
+        client.wait_build(client.build_lut(model.id, dataset_id=dataset.id, batch=3).id, timeout_s=PATIENCE_S)
         for _ in range(2)
     )
     assert first.summary is not None and first.summary["num_entries_measured"] > 50

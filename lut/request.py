@@ -113,9 +113,9 @@ def fan_in_groups(signature: OpSignature, c_in: int, c_out: int) -> tuple[int, i
     if not signature.pattern:
         return c_in // signature.groups, signature.groups
     pattern = Pattern.parse(signature.pattern)
-    if not pattern.lowerable:
-        return num_kept_in_runs(pattern, c_in), 1
     fitted = pattern.fitted(c_in, c_out)
+    if not pattern.lowerable:
+        return num_kept_in_runs(pattern, fitted.num_kept_tiles(c_in) * fitted.tile_in if fitted.tile_out else c_in), 1
     return fitted.num_kept_channels(c_in), c_out // fitted.tile_out
 
 

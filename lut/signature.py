@@ -76,7 +76,8 @@ class OpSignature:
 
     A lowerable one is run as a gather of each block-row's list of input channels and a convolution with one group a
     block-row (method, section 4), fitted to (c_in, c_out); a strided 1x1 convolution without padding subsamples first.
-    Element-wise N:M (`2:4`) is there for runtimes that have a product for it; on others it has no entry, and no credit.
+    Element-wise N:M, alone (`2:4`) or within tiles (`2:4+16x16@1/2`), is there for devices that have a product for it; on
+    others it has no entry, and no credit.
     """
 
     def __post_init__(self) -> None:
@@ -85,8 +86,7 @@ class OpSignature:
             return
         layer = self.kind == "conv" or (self.kind == "linear" and self.height * self.width == 1)
         pattern = Pattern.parse(self.pattern)
-        runs = pattern.lowerable or (pattern.tile_out == 0 and not pattern.is_dense)
-        if not layer or self.groups != 1 or not runs:
+        if not layer or self.groups != 1 or pattern.is_dense or pattern.per_tap:
             raise ValueError(f"a {self.kind} is never run with pattern {self.pattern!r}")
 
     def to_json(self) -> dict[str, Any]:

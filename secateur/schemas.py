@@ -35,7 +35,8 @@ Outcome = Literal["budget_met", "budget_missed", "infeasible"]
 Saliency = Literal["squared_taylor", "bn_taylor", "cass", "other_classes", "magnitude", "random"]
 Solver = Literal["secateur", "halp", "crisp", "uniform", "magnitude", "random", "cp_sat"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-PatternChoices = list[Annotated[str, Field(pattern=r"^(2:4|[1-9]\d{0,3}x[1-9]\d{0,3}@[1-9]\d{0,3}/[1-9]\d{0,3})$")]]
+_RUNS, _TILES = r"[1-9]\d?:[1-9]\d?", r"[1-9]\d{0,3}x[1-9]\d{0,3}@[1-9]\d{0,3}/[1-9]\d{0,3}"
+PatternChoices = list[Annotated[str, Field(pattern=rf"^({_RUNS}|({_RUNS}v?\+)?{_TILES})$")]]
 ANALYTIC = "analytic/"
 """What the ids of devices begin with that exist as models only."""
 ANALYTIC_DEVICES = tuple(
@@ -190,7 +191,9 @@ class PruneJobCreate(Budgeted):
     convolution. `only`: masks alone, every channel stays."""
     pattern_choices: PatternChoices = Field(default=PATTERN_CHOICES, min_length=1, max_length=8)
     """Masks on offer: `BxI@K/N` keeps K of every N tiles of B output by I input channels in each row of tiles; `2:4` two
-    of every four weights, which pays on NVIDIA GPUs in half precision alone."""
+    of every four weights, which pays on NVIDIA GPUs in half precision alone; `2:4+16x16@1/2`, CRISP's hybrid, both, which
+    pays on an accelerator built for it (`analytic/crisp` in `also`); `2:4v+64x64@1/2` both, the two of four shared by a row
+    of tiles, which any runtime gains from."""
     finetune: FinetuneOptions = FinetuneOptions()
     baselines: bool = True
     """Also report random-saliency and uniform-width plans at the same budget."""

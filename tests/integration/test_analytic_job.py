@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from lut.analytic import DEVICES, RUNTIME, analytic_profile
@@ -13,14 +14,20 @@ from tests.toy_job import toy_job, write_inputs
 STEPS = ("profile", "score", "plan", "reconstruct", "finetune", "export", "report")
 
 
-def test_two_of_four_pays_on_a_modelled_core_alone_and_costs_as_if_dense_where_it_was_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("core", "masks", "rival"),
+    [("analytic/2-4", "2:4", "32x1@1/2"), ("analytic/crisp", "2:4+4x4@3/4", "32x1@1/4")],
+    ids=["2:4", "CRISP's hybrid"],
+)
+def test_masks_that_pay_on_a_modelled_core_alone_cost_as_if_dense_where_it_was_measured(
+    tmp_path: Path, core: str, masks: str, rival: str
+) -> None:
     torch.set_num_threads(1)
     write_inputs(tmp_path)
-    core = "analytic/2-4"
     job = toy_job(
         tmp_path,
         patterns="only",
-        pattern_choices=["2:4", "32x1@1/2"],
+        pattern_choices=[masks, rival],
         budget_ratio=None,
         budget_ms=1000.0,
         also=[{"device": core, "batch": 4, "budget_ratio": 0.9}],
@@ -31,13 +38,13 @@ def test_two_of_four_pays_on_a_modelled_core_alone_and_costs_as_if_dense_where_i
     job.run("prepare")
     job.price()
     measured = LatencyTable.load(tmp_path / "table.json")
-    entries = {key: points for key, points in measured.entries.items() if key.pattern != "2:4"}
+    entries = {key: points for key, points in measured.entries.items() if key.pattern != masks}
     replace(measured, entries=entries).save(tmp_path / "known_table.json")
     job.run(*STEPS)
 
     table = LatencyTable.load(tmp_path / "table_1.json")
     assert table.profile == profile and table.profile.runtime == RUNTIME
-    assert {key.pattern for key in table.entries} == {"", "2:4", "32x1@1/2"}
+    assert {key.pattern for key in table.entries} == {"", masks, rival}
     # What is computed is no measurement: the registry is handed the other table alone.
     assert [lut["file"] for lut in job.spec["results"]["profile"]["luts"]] == ["table.json"]
 
@@ -46,8 +53,10 @@ def test_two_of_four_pays_on_a_modelled_core_alone_and_costs_as_if_dense_where_i
     assert limit["name"] == f"{core}, a model, batch 4" and limit["measured"] is None
     assert limit["planned"] <= limit["limit"] == 0.9 * limit["dense"]
     assert report["outcome"] == "budget_met"
-    assert {row["pattern"] for row in report["patterns"]} == {"2:4"}
+    assert {row["pattern"] for row in report["patterns"]} == {masks}
     assert report["slim"]["num_macs"] == report["dense"]["num_macs"]
-    assert {row["pattern"] for row in report["storage"]["layers"]} == {"2:4"}
-    (dense, slim) = next((c["dense_us"], c["slim_us"]) for c in report["modelled"]["cores"] if "2:4" in c["name"])
+    assert {row["pattern"] for row in report["storage"]["layers"]} == {masks}
+    (dense, slim) = next(
+        (c["dense_us"], c["slim_us"]) for c in report["modelled"]["cores"] if c["name"] == DEVICES[core].name
+    )
     assert 0 < slim < dense

@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.groups import coupling_groups
 from pruning.operators import operators
@@ -11,6 +10,7 @@ from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext
 from workers.steps.calibrate import calibrate
+from workers.steps.conditions import patterns_on_offer
 from workers.steps.loading import full_network
 from workers.steps.profile import described, empty_table
 from workers.steps.targets import targets
@@ -35,7 +35,7 @@ def run(context: StepContext) -> dict[str, Any]:
             LatencyTable(profile=profile, entries={}, step=begun.step) if begun else empty_table(target, groups, costs)
         )
     job = context.spec["job"]
-    masks = [Pattern.parse(name) for name in job["pattern_choices"]] if job["patterns"] != "none" else []
+    masks = patterns_on_offer(job)
     modules, choices = maskable(network, costs), width_choices(groups, before)
     requests = grid_requests(costs, choices, patterns=dict.fromkeys(modules, masks))
     table = target.meter.table(requests, before, Pace(context), begun=begun, keep=Keeper(context))

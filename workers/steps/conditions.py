@@ -1,8 +1,9 @@
-"""What a job's user asks of single layers, in the words of the knapsack."""
+"""What a job's user asks of layers and their masks, in the words of the knapsack."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lut.pattern import Pattern
 from pruning.network import CouplingGroup, Operator
 from workers.context import StepProblem
 
@@ -38,3 +39,16 @@ def conditions(
     if errors:
         raise StepProblem("bad_condition", errors[0]["detail"], errors)
     return layers, {group_id: units for group_id, units in widths.items() if not sizes[group_id].frozen}
+
+
+def patterns_on_offer(job: Mapping[str, Any]) -> list[Pattern]:
+    """Return the patterns that the job's plan may use. Raises StepProblem for a name that describes none."""
+    offered, errors = [], []
+    for index, name in enumerate(job["pattern_choices"] if job["patterns"] != "none" else ()):
+        try:
+            offered.append(Pattern.parse(name))
+        except ValueError as error:
+            errors.append({"pointer": f"/pattern_choices/{index}", "detail": f"{error}."})
+    if errors:
+        raise StepProblem("bad_condition", errors[0]["detail"], errors)
+    return offered

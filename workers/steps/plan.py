@@ -9,7 +9,6 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.export import num_macs, num_parameters, to_safetensors
 from pruning.groups import coupling_groups
@@ -21,7 +20,7 @@ from pruning.search import Attempt, Search
 from pruning.stages import removable_stages
 from workers.context import StepContext
 from workers.steps import scores
-from workers.steps.conditions import conditions
+from workers.steps.conditions import conditions, patterns_on_offer
 from workers.steps.frontier import frontier
 from workers.steps.gauge import Gauge, gauge
 from workers.steps.loading import dense_network
@@ -130,7 +129,7 @@ def workbench(context: StepContext) -> Workbench:
         min_widths=widths,
         keep_dense=layers,
         modules=maskable(dense, costs) if job["patterns"] != "none" else {},
-        patterns=[Pattern.parse(name) for name in job["pattern_choices"]] if job["patterns"] != "none" else (),
+        patterns=patterns_on_offer(job),
         widths=job["patterns"] != "only",
     )
 

@@ -17,7 +17,7 @@ from pruning.solve import solve
 from pruning.stages import removable_stages
 from pruning.tables import build_problem, group_values, latency_limit, width_choices
 from workers.context import StepContext, StepProblem
-from workers.steps.conditions import conditions
+from workers.steps.conditions import conditions, patterns_on_offer
 from workers.steps.loading import full_network, problems
 from workers.steps.others import other_rows
 from workers.steps.prepare import class_names
@@ -38,6 +38,7 @@ def run(context: StepContext) -> dict[str, Any]:
     groups = coupling_groups(network)
     costs = operators(network, groups)
     conditions(costs, groups, job)
+    patterns_on_offer(job)
     dense: Widths = {group.id: group.units for group in groups if not group.frozen}
     stored = context.path("known_table.json")
     table = LatencyTable.load(stored) if stored.exists() else None

@@ -12,7 +12,7 @@ from pruning.groups import coupling_groups
 from pruning.network import Network
 from pruning.operators import operators
 from workers.context import StepContext, StepProblem
-from workers.steps.conditions import conditions
+from workers.steps.conditions import conditions, patterns_on_offer
 from workers.steps.loading import full_network, images, problems, settle_threads, with_head
 from workers.steps.others import other_rows
 from workers.steps.targets import Target, dense_program, targets
@@ -39,6 +39,7 @@ def run(context: StepContext) -> dict[str, Any]:
     dense = with_head(full, rows, job["head"])
     groups = coupling_groups(dense)
     conditions(operators(dense, groups), groups, job)  # a misspelt layer is said before minutes of measuring
+    patterns_on_offer(job)
     if all(group.frozen for group in groups):
         raise StepProblem("nothing_to_prune", "No layer of this network can be pruned; `validate` lists the reasons.")
     score = accuracy(dense, data.reported, None if job["head"] == "slice" else rows)

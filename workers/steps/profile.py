@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from lut.analytic import DEVICES, analytic_table
-from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Operator
@@ -16,6 +15,7 @@ from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext, StepProblem
 from workers.steps.calibrate import calibrate
+from workers.steps.conditions import patterns_on_offer
 from workers.steps.loading import dense_network
 from workers.steps.targets import Target, targets
 from workers.steps.workbench import predicted_ms
@@ -29,7 +29,7 @@ def run(context: StepContext) -> dict[str, Any]:
     costs = operators(dense, groups)
     tables, luts, num_new = [], [], 0
     job = context.spec["job"]
-    masks = [Pattern.parse(name) for name in job["pattern_choices"]] if job["patterns"] != "none" else []
+    masks = patterns_on_offer(job)
     modules = maskable(dense, costs)
     offered = dict.fromkeys(modules, masks)
     step = None

@@ -120,7 +120,7 @@ def test_a_table_holds_lowered_layers_beside_dense_ones_and_reads_old_files() ->
     assert list(LatencyTable.from_json(old).entries) == [conv(pattern="")]
 
 
-@pytest.mark.parametrize("pattern", ["dense", "16x16/tap@1/2", "2:4+16x16@1/2", "sixteen", 5])
+@pytest.mark.parametrize("pattern", ["dense", "16x16/tap@1/2", "2:4+16x16/tap@1/2", "sixteen", 5])
 def test_a_table_with_a_pattern_that_nothing_runs_is_refused(pattern: object) -> None:
     entry = Entry(p50_us=5.0, p90_us=6.0, num_samples=9)
     data = LatencyTable(profile=PROFILE, entries={conv(): {(32, 48): entry}}).to_json()

@@ -9,7 +9,7 @@ from pruning.operators import operators
 from pruning.trace import trace
 from tests.builders import SHAPE, Chain
 from workers.context import StepProblem
-from workers.steps.conditions import conditions
+from workers.steps.conditions import conditions, patterns_on_offer
 
 
 def asked(**job: Any) -> tuple[list[str], dict[str, int]]:
@@ -39,3 +39,14 @@ def test_every_fault_is_named_with_its_place() -> None:
 
 def test_the_head_has_no_width_to_ask_for() -> None:
     assert asked(min_widths={"head": 3})[1] == {}
+
+
+def test_a_pattern_that_describes_nothing_is_named_with_its_place() -> None:
+    with pytest.raises(StepProblem) as refused:
+        patterns_on_offer({"patterns": "auto", "pattern_choices": ["64x1@1/4", "4:2", "64x1@3/2", "2:4v+16x6@1/2"]})
+    assert refused.value.code == "bad_condition"
+    assert [error["pointer"][-2:] for error in refused.value.errors] == ["/1", "/2", "/3"]
+
+
+def test_without_masks_none_are_on_offer() -> None:
+    assert patterns_on_offer({"patterns": "none", "pattern_choices": ["4:2"]}) == []

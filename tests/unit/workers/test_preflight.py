@@ -40,6 +40,7 @@ def answer(folder: Path, arch: str, size: int, slow: str = "", absent: tuple[str
             "budget_ms": None,
             "keep_dense": [],
             "min_widths": {},
+            "patterns": "none",
         },
     }
     return preflight.run(

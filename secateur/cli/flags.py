@@ -150,7 +150,9 @@ Patterns = Annotated[
 PatternChoices = Annotated[
     list[str] | None,
     typer.Option(
-        help="Masks on offer, left out: a usual few. 64x1@1/4,2:4v+64x64@1/2", rich_help_panel=_METHOD, show_default=False
+        help="Masks on offer, left out: a usual few. 64x1@1/4,2:4v+64x64@1/2",
+        rich_help_panel=_METHOD,
+        show_default=False,
     ),
 ]
 RemoveStages = Annotated[

@@ -3,17 +3,24 @@
 Letters: n = images of a split, k = classes, o = outputs of the network.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pruning.data import DataError, Split
 from pruning.network import Network
+from pruning.onnx_export import INPUT, OUTPUT, write
+from pruning.onnx_functions import NoRule
 
+MAX_BATCH = 128
+BATCH_VALUES = 1 << 22
+"""Numbers in a batch of images: about 28 images of 224 x 224."""
 MIN_AGREEMENT = 0.5
 """Share of a class's training images that must be predicted as one row before the row is taken for the class."""
 
@@ -41,15 +48,42 @@ class ClassMap:
     """Share of the folder's training images that the dense network predicts as this row; empty when not asked."""
 
 
-def logits(network: Network, split: Split, batch_size: int = 128) -> Tensor:
-    """Return float32 [n, o]: the network's outputs on a split, in evaluation mode, nothing augmented."""
+def logits(network: Network, split: Split) -> Tensor:
+    """Return float32 [n, o]: the network's outputs on a split, in evaluation mode, nothing augmented.
+
+    ONNX Runtime computes them, two to eight times as fast as eager PyTorch on a CPU; PyTorch those of a network with
+    operations that we write no ONNX for.
+    """
     network.module.eval()
+    batch_size = max(8, min(MAX_BATCH, BATCH_VALUES // math.prod(network.input_shape)))
+    forward = _in_runtime(network, batch_size) or network.module
     with torch.inference_mode():
-        parts = [network.module(images).float() for images, _ in split.batches(batch_size)]
+        parts = [forward(images).float() for images, _ in split.batches(batch_size)]
     return torch.cat(parts) if parts else torch.empty(0, network.num_outputs)
 
 
-def accuracy(network: Network, split: Split, rows: Sequence[int] | None = None, batch_size: int = 128) -> Accuracy:
+def _in_runtime(network: Network, batch_size: int) -> Callable[[Tensor], Tensor] | None:
+    """Return what gives the network's outputs for up to `batch_size` images; None where we cannot write its ONNX."""
+    try:
+        model = write(network, batch_size).SerializeToString()
+    except NoRule:
+        return None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Idle threads that spin would take the processor from PyTorch's.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def forward(images: Tensor) -> Tensor:
+        whole = torch.zeros(batch_size, *network.input_shape)
+        whole[: len(images)] = images
+        (outputs,) = session.run([OUTPUT], {INPUT: whole.numpy()})
+        return torch.from_numpy(outputs[: len(images)])
+
+    return forward
+
+
+def accuracy(network: Network, split: Split, rows: Sequence[int] | None = None) -> Accuracy:
     """Return the network's accuracy on a split.
 
     Args:
@@ -58,7 +92,7 @@ def accuracy(network: Network, split: Split, rows: Sequence[int] | None = None, 
         rows: output row of each label, where the head is whole or masked; a prediction counts as right when the largest
             of *all* outputs is the row of the label.
     """
-    return accuracy_of(logits(network, split, batch_size), split.labels, rows)
+    return accuracy_of(logits(network, split), split.labels, rows)
 
 
 def accuracy_of(outputs: Tensor, labels: np.ndarray, rows: Sequence[int] | None = None) -> Accuracy:

@@ -171,7 +171,9 @@ def _gradients(network: Network, wanted: Collection[str], images: Tensor, labels
         with torch.enable_grad():
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
-            loss = functional.cross_entropy(network.module(images), labels)
+            # In this layout convolutions on a CPU are nearly twice as fast.
+            outputs = network.module(images.contiguous(memory_format=torch.channels_last))
+            loss = functional.cross_entropy(outputs, labels)
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     finally:
         for name, parameter in parameters.items():

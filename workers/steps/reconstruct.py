@@ -1,6 +1,8 @@
 """Repair every planned network by least squares on the user's images; baselines alike, so that plans can be compared."""
 
+import json
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from pruning.data import Dataset
@@ -31,9 +33,11 @@ def run(context: StepContext) -> dict[str, Any]:
     data = job_images(context, dense)
     plans = chosen_plans(context)
     found: dict[str, Repaired] = {}
+    known: dict[str, Repaired] = {}
     for done, (name, plan) in enumerate(plans.items()):
         context.progress(done / len(plans))
-        found[name] = repair(context, dense, data, name, plan)
+        network = _described(context, name, plan)
+        found[name] = known[network] = known.get(network) or repair(context, dense, data, name, plan)
         context.metric(plan=name, **{key: found[name].figures[key] for key in ("accuracy_cut", "accuracy_repaired")})
     kept = best(context, data, found) if context.spec["job"]["patterns"] == "auto" else MAIN
     found, plans = renamed(found, kept), renamed(plans, kept)
@@ -43,6 +47,13 @@ def run(context: StepContext) -> dict[str, Any]:
     if kept != MAIN:
         summary |= {"gap": plans[MAIN]["gap"], "planned_ms": plans[MAIN]["measured_ms"]}
     return {"kept": kept, "plans": figures, "summary": summary}
+
+
+def _described(context: StepContext, name: str, plan: dict[str, Any]) -> str:
+    """Return what tells one plan's network, weights included, from another's."""
+    carried = name == MAIN and context.path(CARRIED).exists()
+    masks = {module: sha256(mask.numpy()).hexdigest() for module, mask in plan_masks(context, name).items()}
+    return json.dumps([carried, plan["keep"], plan["removed"], masks], sort_keys=True)
 
 
 def best(context: StepContext, data: Dataset, found: dict[str, Repaired]) -> str:

@@ -52,7 +52,7 @@ def run(context: StepContext) -> dict[str, Any]:
 def _described(context: StepContext, name: str, plan: dict[str, Any]) -> str:
     """Return what tells one plan's network, weights included, from another's."""
     carried = name == MAIN and context.path(CARRIED).exists()
-    masks = {module: sha256(mask.numpy()).hexdigest() for module, mask in plan_masks(context, name).items()}
+    masks = {module: sha256(mask.numpy().tobytes()).hexdigest() for module, mask in plan_masks(context, name).items()}
     return json.dumps([carried, plan["keep"], plan["removed"], masks], sort_keys=True)
 
 

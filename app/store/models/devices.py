@@ -24,6 +24,8 @@ class DeviceRow(Base):
     """What its agents measure in, one profile a runtime; null for a device without agents."""
     last_seen_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """When an agent of it was last heard of."""
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("project.id"))
+    """The project whose agents it has: no other project's agent may take its name, and with it others' networks."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now())
 
 

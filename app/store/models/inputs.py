@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, String
+from sqlalchemy import JSON, BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.store.base import Base, Id, Sha256, UtcDateTime, database_now
@@ -14,6 +14,7 @@ class ModelRow(Base):
     __tablename__ = "model"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), index=True)
     name: Mapped[str] = mapped_column(String(200))
     arch: Mapped[str] = mapped_column(String(200))
     sha256: Mapped[str] = mapped_column(Sha256, index=True)
@@ -31,6 +32,7 @@ class DatasetRow(Base):
     __tablename__ = "dataset"
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), index=True)
     name: Mapped[str] = mapped_column(String(200))
     sha256: Mapped[str] = mapped_column(Sha256, index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)

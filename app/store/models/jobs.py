@@ -18,9 +18,11 @@ class PruneJobRow(Base):
         CheckConstraint(f"status IN ({', '.join(repr(s.value) for s in JobStatus)})", name="status"),
         CheckConstraint("outcome IN ('budget_met', 'budget_missed', 'infeasible')", name="outcome"),
         Index(None, "status", "id"),
+        Index(None, "project_id", "status", "id"),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     kind: Mapped[str] = mapped_column(String(16), default="prune")
     """`prune`, or `lut_build` for a job that measures a table and prunes nothing."""
     name: Mapped[str] = mapped_column(String(200))

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, String, Text
+from sqlalchemy import JSON, ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.store.base import Base, Id, Sha256, UtcDateTime, database_now
@@ -14,6 +14,7 @@ class IdempotencyKeyRow(Base):
 
     __tablename__ = "idempotency_key"
 
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), primary_key=True)
     route: Mapped[str] = mapped_column(String(100), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     body_sha256: Mapped[str] = mapped_column(Sha256)

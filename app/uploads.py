@@ -150,9 +150,10 @@ async def received(
 def check_room(services: Services, who: Access, request: Request) -> None:
     """Raise ApiProblem (403) where the announced body would not fit into the project: better now than when it is all here."""
     announced = request.headers.get("content-length", "")
+    # The fields, which are not stored, are part of the body.
+    file_bytes = int(announced) - services.settings.max_body_bytes if announced.isdecimal() else 0
     with services.database.read() as session:
-        size_bytes = int(announced) if announced.isdecimal() else 0
-        check_bytes(session, services.settings, who.project_id, size_bytes, lock=False)
+        check_bytes(session, services.settings, who.project_id, max(0, file_bytes), lock=False)
 
 
 async def _feed(request: Request, parts: _Parts) -> None:

@@ -114,7 +114,7 @@ class World:
 
     def spec(self, side: Side) -> dict[str, Any]:
         """The body of a job on inputs of its own."""
-        return {**self.inputs(side), "name": side.mark, "classes": ["cat"], "budget_ms": 1.0}
+        return {**self.inputs(side), "name": side.mark, "classes": ["cat"], "budget_ms": 1.0, "threads": 1, "batch": 1}
 
     def job(self, side: Side, *, kind: str = "prune", ended: bool = False) -> str:
         """A new job, queued or failed, with every file a job may leave."""

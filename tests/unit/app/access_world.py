@@ -17,9 +17,10 @@ from app.main import create_app
 from app.migrate import migrate
 from app.services import Services
 from app.settings import Settings
-from app.store.models import ApiKeyRow
+from app.store.models import ApiKeyRow, AuditRow
 from app.store.repositories import (
     Artifacts,
+    Audit,
     Datasets,
     Devices,
     Jobs,
@@ -201,3 +202,14 @@ def fresh() -> str:
 def text_of(answer: Any) -> str:
     """All that an answer tells."""
     return f"{answer.text}\n{json.dumps(dict(answer.headers))}"
+
+
+def problem(answer: Any) -> tuple[int, str]:
+    """Status and code of a refusal."""
+    return answer.status_code, answer.json()["code"]
+
+
+def trail(world: World, **wanted: Any) -> list[AuditRow]:
+    """Rows of the audit trail, newest first."""
+    with world.services.database.read() as session:
+        return Audit(session).page(wanted=wanted, limit=200).rows

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-from access_world import World, fresh
+from access_world import World, fresh, problem
 
 from app.auth.limits import RateLimiter, check_bytes, check_jobs
 from app.errors import ApiProblem
@@ -38,10 +37,6 @@ def at_once(act: Callable[[], Any], num_times: int) -> list[Any]:
     for thread in threads:
         thread.join()
     return results
-
-
-def problem(answer: Any) -> tuple[int, str]:
-    return answer.status_code, answer.json()["code"]
 
 
 def test_a_key_has_its_requests_a_minute_and_hears_when_to_come_again(tmp_path: Path) -> None:
@@ -100,12 +95,6 @@ def test_strangers_fill_no_disk_and_lock_nobody_out(tmp_path: Path) -> None:
         assert world.send(key, "GET", "/v1/models").status_code == 200
         with world.services.database.read() as session:
             assert len(Audit(session).page(wanted={"key_id": None}).rows) == 3
-
-
-@pytest.fixture
-def world(tmp_path: Path, empty_url: str) -> Iterator[World]:
-    with started(tmp_path, database_url=empty_url) as world:
-        yield world
 
 
 def limit(world: World, **limits: int) -> None:

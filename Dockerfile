@@ -1,6 +1,6 @@
 # The service in one image: `secateur serve` runs the API and a worker; docker-compose.yml runs them apart.
 #   docker build -t secateur .
-#   docker run --init -p 127.0.0.1:8117:8117 -e SECATEUR_ALLOW_ANONYMOUS=true -v secateur:/data secateur
+#   docker run --init -p 127.0.0.1:8117:8117 -v secateur:/data secateur
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build

@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from app.auth.keys import make_first
 from app.logs import configure_logs
 from app.main import create_app
 from app.migrate import migrate
@@ -37,10 +38,10 @@ def main() -> int:
     """Run the API; returns the exit code."""
     settings = Settings()
     configure_logs(settings)
-    if settings.listens_beyond_loopback and not settings.allow_anonymous:
+    if settings.listens_beyond_loopback and not settings.asks_for_keys:
         print(  # noqa: T201
-            f"Secateur asks nobody who they are, so it does not listen on {settings.host}, which other machines can "
-            "reach. Set SECATEUR_ALLOW_ANONYMOUS=true if everybody on that network may use it.",
+            f"With SECATEUR_AUTH=off everybody is the administrator, so Secateur does not listen on {settings.host}, "
+            "which other machines can reach. Leave SECATEUR_AUTH out: then every request needs an API key.",
             file=sys.stderr,
         )
         return 2
@@ -48,6 +49,9 @@ def main() -> int:
     if listener is None:
         return 2
     migrate(settings)
+    if settings.asks_for_keys and (key := make_first(settings)):
+        # Not through the log, which others keep and read.
+        print(f"Secateur made the first administrator's key, and shows it this once: {key}", file=sys.stderr)  # noqa: T201
     app = create_app(settings)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

@@ -23,6 +23,37 @@ class Kind:
 
 
 PROBLEMS: Mapping[str, Kind] = {
+    # Who asks
+    "key_required": Kind(
+        status=401,
+        title="API key required",
+        meaning="Send a key as `Authorization: Bearer sct_...`; `secateur --key` or SECATEUR_API_KEY does so.",
+    ),
+    "key_refused": Kind(
+        status=401, title="API key refused", meaning="The key is none of this service, has expired or was revoked."
+    ),
+    "scope_missing": Kind(
+        status=403,
+        title="Scope missing",
+        meaning="The key may not do this; the detail names the scope it would need. GET /v1/whoami tells what it has.",
+    ),
+    "rate_limited": Kind(
+        status=429,
+        title="Too many requests",
+        meaning="The key, or the address, has made as many requests as it may; Retry-After says when to come again.",
+    ),
+    "job_quota": Kind(
+        status=429,
+        title="Too many jobs",
+        meaning="The project has as many jobs that have not ended as it may: wait for one, or cancel one.",
+    ),
+    "storage_quota": Kind(
+        status=403,
+        title="Storage is full",
+        meaning="The project stores as many bytes as it may: delete models or datasets.",
+    ),
+    "project_exists": Kind(status=409, title="Project exists", meaning="Another project has this name."),
+    "unknown_project": Kind(status=422, title="Unknown project", meaning="There is no project of this id."),
     # The request itself
     "malformed_request": Kind(
         status=400,
@@ -50,11 +81,6 @@ PROBLEMS: Mapping[str, Kind] = {
         status=415,
         title="Unsupported media type",
         meaning="Send application/json, or multipart/form-data for an upload.",
-    ),
-    "agent_key_refused": Kind(
-        status=401,
-        title="Agent key missing or wrong",
-        meaning="The service has an agent key (SECATEUR_AGENT_KEY) and the request does not: `secateur agent --key`.",
     ),
     "range_not_satisfiable": Kind(
         status=416, title="Range not satisfiable", meaning="The requested range lies outside the file."
@@ -134,7 +160,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "device_exists": Kind(
         status=409,
         title="Device exists",
-        meaning="Another device has this id; for an agent, a worker's or one on a different machine that is online.",
+        meaning="Another device has this id; for an agent, a worker's, another project's, or one on a different machine that is online.",
     ),
     "device_changed": Kind(
         status=409,
@@ -246,11 +272,14 @@ def problem_response(error: ApiProblem) -> JSONResponse:
     return JSONResponse(body, status_code=error.problem.status, media_type=MEDIA_TYPE, headers=error.headers)
 
 
-def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI entries for a route that may answer with these codes, beside those every route may."""
-    every = ("malformed_request", "host_refused", "invalid_request", "internal_error", "database_unavailable")
+_EVERY = ("malformed_request", "host_refused", "invalid_request", "internal_error", "database_unavailable")
+_ASKED = ("key_required", "key_refused", "scope_missing", "rate_limited")
+
+
+def responses(*codes: str, asked: bool = True) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for a route that may answer with these codes, beside those every route may; `asked` for a key."""
     by_status: dict[int | str, dict[str, Any]] = {}
-    for code in (*every, *codes):
+    for code in (*_EVERY, *(_ASKED if asked else ()), *codes):
         status = PROBLEMS[code].status
         entry = by_status.setdefault(
             status, {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}, "description": ""}

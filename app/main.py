@@ -13,6 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from app import handlers
 from app.api import (
     agents,
+    api_keys,
+    audit,
     datasets,
     devices,
     events,
@@ -21,13 +23,16 @@ from app.api import (
     lut_files,
     luts,
     models,
+    projects,
     prune_jobs,
     results,
+    whoami,
 )
+from app.auth.middleware import TrailMiddleware
 from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
 from app.services import open_services
 from app.settings import Settings
-from app.web import pages
+from app.web import login, pages
 from secateur import __version__
 from secateur.schemas import JobEvent, Page, Problem
 
@@ -43,6 +48,10 @@ ROUTERS = (
     events.builds,
     results.router,
     agents.router,
+    projects.router,
+    api_keys.router,
+    audit.router,
+    whoami.router,
     health.router,
 )
 UPLOAD_PATHS = ("/v1/models", "/v1/datasets", "/v1/luts")
@@ -74,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     handlers.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.include_router(login.router, include_in_schema=False)
     app.include_router(pages.router, include_in_schema=False)
     app.mount("/static", pages.static_files(), name="static")
     _document(app)
@@ -81,14 +91,21 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
-    stack = [Middleware(RequestMiddleware), Middleware(GuardMiddleware, settings=settings)]
+    stack = [Middleware(RequestMiddleware), Middleware(TrailMiddleware), Middleware(GuardMiddleware, settings=settings)]
     if settings.allowed_origins:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID", "X-Request-ID"],
-            expose_headers=["Location", "ETag", "X-Request-ID", "Idempotency-Replayed"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "If-Match",
+                "Last-Event-ID",
+                "X-Request-ID",
+            ],
+            expose_headers=["Location", "ETag", "X-Request-ID", "Idempotency-Replayed", "Retry-After", "RateLimit"],
         )
         stack.append(cors)
     return [*stack, Middleware(LimitMiddleware, settings=settings, upload_paths=UPLOAD_PATHS)]

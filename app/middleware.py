@@ -18,7 +18,7 @@ from app.settings import Settings
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _MEASURED = "/v1/measurements/"
 _LOOPBACK_NAMES = ("localhost",)
 _HEADERS = {
@@ -102,12 +102,11 @@ class GuardMiddleware:
             return ApiProblem("host_refused", f"This service does not answer for the host {host!r}.")
         origin = headers.get("origin")
         if origin is not None:
-            same = urlsplit(origin).netloc.lower() == host.lower() and origin != "null"
-            if not same and origin.lower() not in self._origins:
+            if not is_same_origin(headers) and origin.lower() not in self._origins:
                 return ApiProblem("origin_refused", f"Pages of {origin!r} may not use this service.")
             return None
         # Browsers that send no Origin with a form still say where it comes from.
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and method not in _SAFE_METHODS:
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and method not in SAFE_METHODS:
             return ApiProblem("origin_refused", "Pages of another site may not change anything here.")
         return None
 
@@ -154,6 +153,15 @@ class LimitMiddleware:
             return message
 
         await self._app(scope, counted, send)
+
+
+def is_same_origin(headers: Headers) -> bool:
+    """True when the request says that it comes from a page of this service."""
+    origin, host = headers.get("origin", "null"), headers.get("host", "")
+    try:
+        return origin != "null" and urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
 
 
 def _is_address(name: str) -> bool:

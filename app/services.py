@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
+from app.auth.limits import RateLimiter
 from app.queue import Queue
 from app.settings import Settings
 from app.store.blobs import BlobStore
@@ -15,12 +16,13 @@ from app.store.sessions import Database
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Settings, database, files and queue of one running app."""
+    """Settings, database, files, queue and rates of one running app."""
 
     settings: Settings
     database: Database
     blobs: BlobStore
     queue: Queue
+    limiter: RateLimiter
 
     def drop_blob(self, session: Session, sha256: str) -> None:
         """Delete the blob unless a row (as `session` sees them) or a hold needs it."""
@@ -50,6 +52,7 @@ def open_services(settings: Settings) -> Services:
         database=Database(settings.url, pool_size=20),
         blobs=BlobStore(settings.blobs_folder),
         queue=Queue(settings.url, version=settings.queue_version),
+        limiter=RateLimiter(),
     )
 
 

@@ -30,12 +30,28 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=8117, ge=0, le=65535, description="Port the API listens on; 0 lets the system choose.")
-    allow_anonymous: bool = Field(
-        default=False,
-        description="Let the API listen on an address other machines can reach, though it asks nobody who they are.",
+    auth: Literal["off", "keys"] | None = Field(
+        default=None,
+        description="`keys`: every request needs an API key; `off`: everybody is the administrator, which is refused "
+        "where other machines can reach the API. By default `off` on a loopback address, else `keys`.",
+        json_schema_extra={"shown": ""},
     )
-    agent_key: str = Field(
-        default="", description="Key that agents must send (`secateur agent --key`); empty: anybody may be an agent."
+    max_requests_per_minute: int = Field(
+        default=6000,
+        ge=0,
+        description="Most requests of one key, or of one client address where nobody has keys, counted by each API process; 0: any.",
+    )
+    max_uploads_per_hour: int = Field(default=600, ge=0, description="Most uploads of one key or address; 0: any.")
+    max_refusals_per_minute: int = Field(
+        default=60,
+        ge=0,
+        description="Requests without a right key from one address that get a 401 and an audit row; more get a 429; 0: any.",
+    )
+    max_active_jobs: int = Field(
+        default=0, ge=0, description="Most jobs and table builds of a project that have not ended; 0: any."
+    )
+    max_stored_bytes: int = Field(
+        default=0, ge=0, description="Most bytes of a project's models, datasets and files of jobs; 0: any."
     )
     agent_lease_s: float = Field(
         default=60.0,
@@ -134,6 +150,11 @@ class Settings(BaseSettings):
     def blobs_folder(self) -> Path:
         """Where files are kept by their SHA-256."""
         return self.home / "blobs"
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """True when requests need an API key."""
+        return self.auth == "keys" or (self.auth is None and self.listens_beyond_loopback)
 
     @property
     def listens_beyond_loopback(self) -> bool:

@@ -13,6 +13,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
+from app.auth.access import Access
+from app.auth.limits import check_bytes
 from app.errors import ApiProblem
 from app.handlers import invalid_request
 from app.services import Services
@@ -143,6 +145,15 @@ async def received(
         finally:
             with CancelScope(shield=True):  # a request that is cut off must let go of its file, too
                 await run_in_threadpool(_release, services, hold_id, writer.sha256)
+
+
+def check_room(services: Services, who: Access, request: Request) -> None:
+    """Raise ApiProblem (403) where the announced body would not fit into the project: better now than when it is all here."""
+    announced = request.headers.get("content-length", "")
+    # The fields, which are not stored, are part of the body.
+    file_bytes = int(announced) - services.settings.max_body_bytes if announced.isdecimal() else 0
+    with services.database.read() as session:
+        check_bytes(session, services.settings, who.project_id, max(0, file_bytes), lock=False)
 
 
 async def _feed(request: Request, parts: _Parts) -> None:

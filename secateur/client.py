@@ -1,5 +1,6 @@
 """The client: one method per thing the service can do."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -8,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+from secateur.access import Access
 from secateur.errors import JobCancelled, JobFailed, UnexpectedAnswer, UsageError
 from secateur.files import ProgressCallback, as_zip, has_sha256, save_checked
 from secateur.jobs import Job, job_spec
@@ -27,17 +29,23 @@ from secateur.tables import Tables
 from secateur.transport import INSPECT_TIMEOUT_S, Transport
 
 DEFAULT_URL = "http://127.0.0.1:8117"
+KEY_VARIABLE = "SECATEUR_API_KEY"
 
 
-class Client(Tables, AbstractContextManager["Client"]):
+class Client(Tables, Access, AbstractContextManager["Client"]):
     """Talks to one Secateur server. Use it as a context manager, or call `close`.
 
     Every method raises `ApiError` when the service refuses and `ConnectionFailed` when it cannot be reached.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = 30.0, patience_s: float = 60.0) -> None:
-        """`timeout_s` bounds the silence on a request; `patience_s` how long a broken event stream is mended."""
-        self._transport = Transport(url, timeout_s=timeout_s)
+    def __init__(
+        self, url: str = DEFAULT_URL, *, key: str | None = None, timeout_s: float = 30.0, patience_s: float = 60.0
+    ) -> None:
+        """`key` is an API key, by default that of SECATEUR_API_KEY, if any; `timeout_s` bounds the silence on a request,
+        `patience_s` how long a broken event stream is mended.
+        """
+        own = os.environ.get(KEY_VARIABLE, "") if key is None else key
+        self._transport = Transport(url, key=own, timeout_s=timeout_s)
         self.url = self._transport.base_url
         self.patience_s = patience_s
 
@@ -109,11 +117,11 @@ class Client(Tables, AbstractContextManager["Client"]):
 
     def models(self) -> Iterator[Model]:
         """Iterate over the models, newest first."""
-        return self._pages("/v1/models", Page[Model])
+        return self._transport.pages("/v1/models", Page[Model])
 
     def datasets(self) -> Iterator[Dataset]:
         """Iterate over the datasets, newest first."""
-        return self._pages("/v1/datasets", Page[Dataset])
+        return self._transport.pages("/v1/datasets", Page[Dataset])
 
     # Jobs
 
@@ -148,7 +156,7 @@ class Client(Tables, AbstractContextManager["Client"]):
     def jobs(self, *, status: JobStatus | str | None = None, page_size: int | None = None) -> Iterator[Job]:
         """Iterate over the jobs, newest first, fetching pages as they are needed."""
         params = {"status": status, "limit": page_size}
-        return (Job(self, state) for state in self._pages("/v1/prune-jobs", Page[PruneJob], params))
+        return (Job(self, state) for state in self._transport.pages("/v1/prune-jobs", Page[PruneJob], params))
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job to be stopped and return it; a running one passes through `cancelling`."""
@@ -193,7 +201,7 @@ class Client(Tables, AbstractContextManager["Client"]):
 
     def artifacts(self, job_id: str) -> list[Artifact]:
         """Return the files a job left."""
-        return list(self._pages(f"{_job_path(job_id)}/artifacts", Page[Artifact]))
+        return list(self._transport.pages(f"{_job_path(job_id)}/artifacts", Page[Artifact]))
 
     def report(self, job_id: str) -> dict[str, Any]:
         """Return the job's report (`report.json`)."""

@@ -89,6 +89,7 @@ class LutVersion(Wire):
     num_signatures: int
     source: Literal["job", "import"]
     job_id: str | None
+    """Null for an import, and for a job of another project."""
     name: str
     """What the importer called the file."""
     created_at: datetime

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from secateur.errors import JobCancelled, JobFailed, UsageError
 from secateur.files import ProgressCallback, save_whole
@@ -16,6 +16,7 @@ from secateur.sse import follow
 from secateur.transport import INSPECT_TIMEOUT_S, Transport
 
 T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
 
 BUILDS = "/v1/lut-builds"
 
@@ -28,11 +29,11 @@ class Tables:
 
     def devices(self) -> Iterator[Device]:
         """Iterate over the devices that workers measure on or that have tables from elsewhere."""
-        return self._pages("/v1/devices", Page[Device])
+        return self._transport.pages("/v1/devices", Page[Device])
 
     def create_device(self, device_id: str, **fields: Any) -> Device:
         """Make a device for tables that come from elsewhere; `fields` are those of `DeviceCreate`."""
-        body = _checked(DeviceCreate, {"id": device_id, **fields})
+        body = checked(DeviceCreate, {"id": device_id, **fields})
         return self._transport.read(self._transport.request("POST", "/v1/devices", model=body), Device)
 
     def delete_device(self, device_id: str) -> None:
@@ -43,7 +44,7 @@ class Tables:
         """Iterate over the latency tables, newest first: all, or those of a `device`, `runtime`, `threads`, `batch`, or
         `published` ones.
         """
-        return self._pages("/v1/luts", Page[Lut], wanted)
+        return self._transport.pages("/v1/luts", Page[Lut], wanted)
 
     def lut(self, lut_id: str) -> Lut:
         """Return a latency table's profile and figures."""
@@ -51,7 +52,7 @@ class Tables:
 
     def lut_versions(self, lut_id: str) -> Iterator[LutVersion]:
         """Iterate over every state a table has had, newest first."""
-        return self._pages(f"{_path(lut_id)}/versions", Page[LutVersion])
+        return self._transport.pages(f"{_path(lut_id)}/versions", Page[LutVersion])
 
     def import_lut(
         self,
@@ -104,7 +105,7 @@ class Tables:
 
     def build_lut(self, model_id: str, *, idempotency_key: str | None = None, **fields: Any) -> LutBuild:
         """Start a job that measures all a model needs, and return it; `fields` are those of `LutBuildCreate`."""
-        spec = _checked(LutBuildCreate, {"model_id": model_id, **fields})
+        spec = checked(LutBuildCreate, {"model_id": model_id, **fields})
         key = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return self._transport.read(
             self._transport.request("POST", BUILDS, model=spec, headers=key, safe=True), LutBuild
@@ -116,7 +117,7 @@ class Tables:
 
     def lut_builds(self, *, status: JobStatus | str | None = None) -> Iterator[LutBuild]:
         """Iterate over the builds, newest first."""
-        return self._pages(BUILDS, Page[LutBuild], {"status": status})
+        return self._transport.pages(BUILDS, Page[LutBuild], {"status": status})
 
     def cancel_build(self, build_id: str) -> LutBuild:
         """Ask for a build to be stopped and return it."""
@@ -155,24 +156,13 @@ class Tables:
         path = f"{BUILDS}/{quote(build_id, safe='')}/{verb}"
         return self._transport.read(self._transport.request("POST", path), LutBuild)
 
-    def _pages(self, path: str, kind: type[Page[T]], params: Mapping[str, Any] | None = None) -> Iterator[T]:
-        cursor: str | None = None
-        while True:
-            page = self._transport.get(path, kind, params={**(params or {}), "cursor": cursor})
-            yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
 
 def _path(lut_id: str) -> str:
     return f"/v1/luts/{quote(lut_id, safe='')}"
 
 
-B = TypeVar("B", DeviceCreate, LutBuildCreate)
-
-
-def _checked(kind: type[B], fields: Mapping[str, Any]) -> B:
+def checked(kind: type[B], fields: Mapping[str, Any]) -> B:
+    """Return the fields as a body; raises `UsageError` where they contradict each other."""
     try:
         return kind.model_validate(dict(fields))
     except ValidationError as error:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from secateur.errors import ApiError, ConnectionFailed, NotFound, UnexpectedAnswer, UsageError
 from secateur.files import ProgressCallback, ProgressFile
-from secateur.schemas import Problem
+from secateur.schemas import Page, Problem
 
 T = TypeVar("T")
 
@@ -28,8 +28,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class Transport:
     """A connection pool to one server. Thread-safe, as httpx's client is."""
 
-    def __init__(self, base_url: str, *, timeout_s: float = 30.0) -> None:
-        """`timeout_s` bounds the silence on an ordinary request, not its whole duration."""
+    def __init__(self, base_url: str, *, key: str = "", timeout_s: float = 30.0) -> None:
+        """`key` goes with every request, where there is one; `timeout_s` bounds the silence on an ordinary request, not its whole duration."""
         self.base_url = base_url.rstrip("/")
         self.timeout_s = timeout_s
         try:
@@ -37,7 +37,11 @@ class Transport:
         except httpx.InvalidURL as error:
             raise ConnectionFailed(base_url, str(error)) from error
         # A proxy from the environment is for the world outside; sending loopback traffic through it never works.
-        self._http = httpx.Client(timeout=httpx.Timeout(timeout_s, connect=5.0), trust_env=host not in LOOPBACK)
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            trust_env=host not in LOOPBACK,
+        )
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -90,6 +94,16 @@ class Transport:
     def get(self, path: str, kind: type[T], *, params: Mapping[str, Any] | None = None) -> T:
         """Return a resource, parsed as `kind`."""
         return self.read(self.request("GET", path, params=params, safe=True), kind)
+
+    def pages(self, path: str, kind: type[Page[T]], params: Mapping[str, Any] | None = None) -> Iterator[T]:
+        """Iterate over the items of a list, fetching pages as they are needed."""
+        cursor: str | None = None
+        while True:
+            page = self.get(path, kind, params={**(params or {}), "cursor": cursor})
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     def upload(
         self,

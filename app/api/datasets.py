@@ -8,13 +8,15 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api import wire
 from app.api.paging import Before, Limit, to_page
+from app.auth.access import Access, Reader, Submitter, Uploader
+from app.auth.limits import check_bytes
 from app.errors import ApiProblem, NotFound, responses
 from app.inspection import inspect, require_worker
 from app.services import Services, ServicesDep
 from app.sniff import check_dataset_head
 from app.store.models import DatasetRow
 from app.store.repositories import Datasets, Jobs
-from app.uploads import Upload, received
+from app.uploads import Upload, check_room, received
 from secateur.schemas import Dataset, Name, Page
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -77,6 +79,7 @@ UPLOAD_BODY: dict[str, Any] = {
     status_code=201,
     openapi_extra=UPLOAD_BODY,
     responses=responses(
+        "storage_quota",
         "body_too_large",
         "pickle_refused",
         "unsupported_format",
@@ -86,53 +89,57 @@ UPLOAD_BODY: dict[str, Any] = {
         "check_timeout",
     ),
 )
-async def upload_dataset(request: Request, response: Response, services: ServicesDep) -> Dataset:
+async def upload_dataset(who: Uploader, request: Request, response: Response, services: ServicesDep) -> Dataset:
     """Upload a zip of an ImageFolder. Answers after a worker has decoded every image."""
+    await run_in_threadpool(check_room, services, who, request)
     await require_worker(services)
     max_bytes = services.settings.max_dataset_bytes
     async with received(request, services, DatasetForm, max_bytes=max_bytes, check_head=check_dataset_head) as upload:
         form = upload.form
         payload = {"blob_sha256": upload.blob.sha256, **form.model_dump(exclude={"name"})}
         facts = await inspect(services, "dataset", payload)
-        row = await run_in_threadpool(_add, services, upload, facts)
+        row = await run_in_threadpool(_add, services, who, upload, facts)
     response.headers["Location"] = f"/v1/datasets/{row.id}"
     return wire.dataset(row)
 
 
 @router.get("", responses=responses("bad_cursor"))
-def list_datasets(services: ServicesDep, before: Before, limit: Limit = 50) -> Page[Dataset]:
+def list_datasets(who: Reader, services: ServicesDep, before: Before, limit: Limit = 50) -> Page[Dataset]:
     """Newest first."""
     with services.database.read() as session:
-        return to_page(Datasets(session).page(before=before, limit=limit), Dataset, wire.dataset)
+        return to_page(Datasets(session).page(project_id=who.sees, before=before, limit=limit), Dataset, wire.dataset)
 
 
 @router.get("/{dataset_id}", responses=responses("not_found"))
-def get_dataset(dataset_id: str, services: ServicesDep) -> Dataset:
+def get_dataset(dataset_id: str, who: Reader, services: ServicesDep) -> Dataset:
     """One dataset."""
     with services.database.read() as session:
-        row = Datasets(session).get(dataset_id)
+        row = Datasets(session).get(dataset_id, project_id=who.sees)
         if row is None:
             raise NotFound("dataset", dataset_id)
         return wire.dataset(row)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=responses("not_found", "dataset_in_use"))
-def delete_dataset(dataset_id: str, services: ServicesDep) -> None:
+def delete_dataset(dataset_id: str, who: Submitter, services: ServicesDep) -> None:
     """Delete the dataset and its file; refused while a job that has not ended uses it."""
     with services.database.write() as session:
-        row = Datasets(session).get(dataset_id, lock=True)
+        row = Datasets(session).get(dataset_id, project_id=who.sees, lock=True)
         if row is None:
             raise NotFound("dataset", dataset_id)
         if users := Jobs(session).active_of_dataset(dataset_id):
             raise ApiProblem("dataset_in_use", f"Job {users[0]} uses the dataset and has not ended.")
         Datasets(session).delete(row)
+        who.record(session)
         services.drop_blob(session, row.sha256)
 
 
-def _add(services: Services, upload: Upload[DatasetForm], facts: dict[str, Any]) -> DatasetRow:
+def _add(services: Services, who: Access, upload: Upload[DatasetForm], facts: dict[str, Any]) -> DatasetRow:
     form = upload.form
     with services.database.write() as session:
-        return Datasets(session).add(
+        check_bytes(session, services.settings, who.project_id, upload.blob.size_bytes)
+        row = Datasets(session).add(
+            project_id=who.project_id,
             name=form.name,
             sha256=upload.blob.sha256,
             size_bytes=upload.blob.size_bytes,
@@ -145,3 +152,5 @@ def _add(services: Services, upload: Upload[DatasetForm], facts: dict[str, Any])
             skipped=facts["skipped"],
             class_map=form.class_map,
         )
+        who.record(session, row.id)
+        return row

@@ -5,6 +5,8 @@ from sqlalchemy.exc import IntegrityError
 
 from app.api import wire
 from app.api.paging import Before, Limit, to_page
+from app.api.submission import named
+from app.auth.access import DeviceKeeper, Reader
 from app.errors import ApiProblem, NotFound, responses
 from app.services import ServicesDep
 from app.store.repositories import Devices, Jobs, Luts, Workers
@@ -15,7 +17,7 @@ router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 
 @router.get("", responses=responses("bad_cursor"))
-def list_devices(services: ServicesDep, before: Before, limit: Limit = 50) -> Page[Device]:
+def list_devices(who: Reader, services: ServicesDep, before: Before, limit: Limit = 50) -> Page[Device]:
     """Devices that workers or agents have registered or people have made."""
     with services.database.read() as session:
         page = Devices(session).page(before=before, limit=limit)
@@ -24,7 +26,7 @@ def list_devices(services: ServicesDep, before: Before, limit: Limit = 50) -> Pa
 
 
 @router.post("", status_code=201, responses=responses("unsupported_media_type", "body_too_large", "device_exists"))
-def create_device(wanted: DeviceCreate, response: Response, services: ServicesDep) -> Device:
+def create_device(who: DeviceKeeper, wanted: DeviceCreate, response: Response, services: ServicesDep) -> Device:
     """Make a device for tables that come from elsewhere; no worker serves it, and a job may name it in `also`."""
     taken = ApiProblem("device_exists", f"There is a device {wanted.id!r} already.")
     try:
@@ -33,6 +35,7 @@ def create_device(wanted: DeviceCreate, response: Response, services: ServicesDe
                 raise taken
             values = wanted.model_dump(exclude={"id"}) | {"name": wanted.name or wanted.id}
             row = Devices(session).add(wanted.id, **values)
+            who.record(session, row.id)
     except IntegrityError:
         raise taken from None
     response.headers["Location"] = f"/v1/devices/{row.id}"
@@ -40,7 +43,7 @@ def create_device(wanted: DeviceCreate, response: Response, services: ServicesDe
 
 
 @router.get("/{device_id}", responses=responses("not_found"))
-def get_device(device_id: str, services: ServicesDep) -> Device:
+def get_device(device_id: str, who: Reader, services: ServicesDep) -> Device:
     """One device."""
     with services.database.read() as session:
         row = Devices(session).get(device_id)
@@ -50,7 +53,7 @@ def get_device(device_id: str, services: ServicesDep) -> Device:
 
 
 @router.delete("/{device_id}", status_code=204, responses=responses("not_found", "device_in_use"))
-def delete_device(device_id: str, services: ServicesDep) -> None:
+def delete_device(device_id: str, who: DeviceKeeper, services: ServicesDep) -> None:
     """Delete the device; refused while it has a table, a worker or agent that lives, or a job that has not ended."""
     with services.database.write() as session:
         row = Devices(session).get(device_id, lock=True)
@@ -65,5 +68,6 @@ def delete_device(device_id: str, services: ServicesDep) -> None:
         if Devices(session).online([device_id], services.settings.agent_lease_s):
             raise ApiProblem("device_in_use", "An agent of the device is online.")
         if jobs := Jobs(session).active_on_device(device_id):
-            raise ApiProblem("device_in_use", f"Job {jobs[0]} uses the device and has not ended.")
+            raise ApiProblem("device_in_use", f"{named(session, who, jobs)} uses the device and has not ended.")
         Devices(session).delete(row)
+        who.record(session)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from app.errors import PROBLEMS, ApiProblem, responses
 from app.services import ServicesDep
 from app.store.migrate import is_current
-from app.store.repositories import Jobs, Workers
+from app.store.repositories import Workers
 
 router = APIRouter(tags=["health"])
 
@@ -22,14 +22,13 @@ def _stopping(request: Request) -> bool:
     return bool(request.app.state.stopping.is_set())
 
 
-@router.get("/readyz", responses=responses("not_ready"))
+@router.get("/readyz", responses=responses("not_ready", asked=False))
 def readyz(services: ServicesDep, stopping: Annotated[bool, Depends(_stopping)]) -> dict[str, Any]:
-    """The process can serve: the database answers and has every migration. Live workers and queued jobs are told."""
+    """The process can serve: the database answers and has every migration. Anybody may ask, so no job is told of."""
     if stopping:
         raise ApiProblem("not_ready", "The service is stopping.")
     with services.database.read() as session:
         if not is_current(session.connection()):
             raise ApiProblem("not_ready", PROBLEMS["not_ready"].meaning)
         num_workers = len(Workers(session).live(services.settings.worker_timeout_s))
-        counts = Jobs(session).counts()
-    return {"status": "ready", "num_live_workers": num_workers, "jobs": {str(k): v for k, v in counts.items()}}
+    return {"status": "ready", "num_live_workers": num_workers}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from app.auth.access import Access
 from app.errors import ApiProblem
 from app.store.models import DatasetRow, ModelRow
 from app.store.repositories import Datasets, Devices, Luts, Models
@@ -32,16 +33,18 @@ class Faults:
         raise ApiProblem(code, detail, errors=[error for _, error in self._faults])
 
 
-def check_job(session: Session, spec: PruneJobCreate) -> None:
-    """Raise ApiProblem (422) unless everything the job names exists and fits together.
+def check_job(session: Session, who: Access, spec: PruneJobCreate) -> str:
+    """The project the job belongs to: its model's. Raises ApiProblem (422) unless everything it names exists and fits together.
 
     Model and dataset stay locked against deletion until `session` commits.
     """
     faults = Faults()
-    model = Models(session).get(spec.model_id, share=True)
+    model = Models(session).get(spec.model_id, project_id=who.sees, share=True)
     if model is None:
         faults.add("unknown_model", "/model_id", f"There is no model {spec.model_id!r}.")
-    dataset = Datasets(session).get(spec.dataset_id, share=True)
+    # An administrator sees every project; a job is of one.
+    sees = model.project_id if model else who.sees
+    dataset = Datasets(session).get(spec.dataset_id, project_id=sees, share=True)
     if dataset is None:
         faults.add("unknown_dataset", "/dataset_id", f"There is no dataset {spec.dataset_id!r}.")
     if Devices(session).get(spec.device) is None:
@@ -56,6 +59,8 @@ def check_job(session: Session, spec: PruneJobCreate) -> None:
         if model is not None:
             _check_fit(chosen, dataset, model, faults)
     faults.raise_if_any()
+    assert model is not None
+    return model.project_id
 
 
 def _check_further_devices(session: Session, spec: PruneJobCreate, faults: Faults) -> None:

@@ -10,6 +10,8 @@ from app.api import wire
 from app.api.job_checks import Faults
 from app.api.paging import Before, Limit, to_page
 from app.api.submission import IdempotencyKey, cancel_job, require_job, retry_job, submit_once
+from app.auth.access import Access, DeviceKeeper, Reader
+from app.auth.limits import check_jobs
 from app.errors import responses
 from app.services import ServicesDep
 from app.store.models import PruneJobRow
@@ -30,6 +32,7 @@ _KIND = "lut_build"
         "unsupported_media_type",
         "body_too_large",
         "idempotency_key_reused",
+        "job_quota",
         "unknown_model",
         "unknown_dataset",
         "unknown_device",
@@ -37,12 +40,17 @@ _KIND = "lut_build"
         "shape_mismatch",
     ),
 )
-def submit(spec: LutBuildCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None) -> JSONResponse:
+def submit(
+    who: DeviceKeeper, spec: LutBuildCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
     """Measure every entry the model needs. The answer comes at once; Location is where to watch it."""
 
     def make(session: Session) -> tuple[PruneJobRow, dict[str, Any]]:
-        sized = spec.model_copy(update={"image_size": _image_size(session, spec)})
+        project_id, image_size = _settle(session, who, spec)
+        check_jobs(session, services.settings, project_id)
+        sized = spec.model_copy(update={"image_size": image_size})
         row = Jobs(session).add(
+            project_id=project_id,
             kind=_KIND,
             name=spec.name,
             spec=sized.model_dump(mode="json"),
@@ -52,11 +60,12 @@ def submit(spec: LutBuildCreate, services: ServicesDep, idempotency_key: Idempot
         )
         return row, wire.lut_build(row).model_dump(mode="json")
 
-    return submit_once(services, "/v1/lut-builds", spec, idempotency_key, make)
+    return submit_once(services, who, "/v1/lut-builds", spec, idempotency_key, make)
 
 
 @router.get("", responses=responses("bad_cursor"))
 def list_builds(
+    who: Reader,
     services: ServicesDep,
     before: Before,
     limit: Limit = 50,
@@ -64,36 +73,38 @@ def list_builds(
 ) -> Page[LutBuild]:
     """Newest first."""
     with services.database.read() as session:
-        page = Jobs(session).page(kind=_KIND, status=status or (), before=before, limit=limit)
+        page = Jobs(session).page(kind=_KIND, status=status or (), project_id=who.sees, before=before, limit=limit)
         return to_page(page, LutBuild, wire.lut_build)
 
 
 @router.get("/{build_id}", responses=responses("not_found"))
-def get_build(build_id: str, services: ServicesDep) -> LutBuild:
+def get_build(build_id: str, who: Reader, services: ServicesDep) -> LutBuild:
     """One build and where it stands."""
     with services.database.read() as session:
-        return wire.lut_build(require_job(session, build_id, _KIND))
+        return wire.lut_build(require_job(session, who, build_id, _KIND))
 
 
 @router.post("/{build_id}/cancel", status_code=202, responses=responses("not_found", "job_ended"))
-def cancel(build_id: str, services: ServicesDep) -> LutBuild:
+def cancel(build_id: str, who: DeviceKeeper, services: ServicesDep) -> LutBuild:
     """Stop the build; what it has measured is kept for its retry."""
-    return wire.lut_build(cancel_job(services, build_id, _KIND))
+    return wire.lut_build(cancel_job(services, who, build_id, _KIND))
 
 
 @router.post(
-    "/{build_id}/retry", status_code=202, responses=responses("not_found", "job_not_retryable", "input_deleted")
+    "/{build_id}/retry",
+    status_code=202,
+    responses=responses("not_found", "job_not_retryable", "input_deleted", "job_quota"),
 )
-def retry(build_id: str, services: ServicesDep) -> LutBuild:
+def retry(build_id: str, who: DeviceKeeper, services: ServicesDep) -> LutBuild:
     """Go on with a failed or cancelled build, under its id."""
-    return wire.lut_build(retry_job(services, build_id, _KIND))
+    return wire.lut_build(retry_job(services, who, build_id, _KIND))
 
 
-def _image_size(session: Session, spec: LutBuildCreate) -> int:
-    """The side of the images; raises ApiProblem (422) unless everything the build names exists and fits together."""
+def _settle(session: Session, who: Access, spec: LutBuildCreate) -> tuple[str, int]:
+    """The model's project and the side of the images; raises ApiProblem (422) unless all the build names exists and fits."""
     faults = Faults()
-    model = Models(session).get(spec.model_id, share=True)
-    dataset = Datasets(session).get(spec.dataset_id) if spec.dataset_id else None
+    model = Models(session).get(spec.model_id, project_id=who.sees, share=True)
+    dataset = Datasets(session).get(spec.dataset_id, project_id=who.sees) if spec.dataset_id else None
     if model is None:
         faults.add("unknown_model", "/model_id", f"There is no model {spec.model_id!r}.")
     if spec.dataset_id and dataset is None:
@@ -108,5 +119,5 @@ def _image_size(session: Session, spec: LutBuildCreate) -> int:
     elif fixed is not None and fixed != size:
         faults.add("shape_mismatch", "/image_size", f"The model takes images of {fixed} pixels, not of {size}.")
     faults.raise_if_any()
-    assert size is not None
-    return size
+    assert model is not None and size is not None
+    return model.project_id, size

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from app.api.files import send_blob
 from app.api.luts import Number, require_lut
+from app.auth.access import Reader
 from app.errors import NotFound, responses
 from app.inspection import produced, require_worker
 from app.services import Services, ServicesDep
@@ -26,6 +27,7 @@ _MADE = ("not_found", "range_not_satisfiable", "no_worker", "check_failed", "che
 @router.get("/{lut_id}/file", response_class=Response, responses={**responses(*_MADE), **_TABLE})
 async def download_lut(
     lut_id: str,
+    who: Reader,
     request: Request,
     services: ServicesDep,
     format: Annotated[Literal["json", "csv"], Query(description="CSV has all entries, but not the profile.")] = "json",
@@ -42,7 +44,7 @@ async def download_lut(
 
 @router.get("/{lut_id}/plots/{name}.png", response_class=Response, responses={**responses(*_MADE), **_PICTURE})
 async def get_plot(
-    lut_id: str, name: Plot, request: Request, services: ServicesDep, version: Number | None = None
+    lut_id: str, name: Plot, who: Reader, request: Request, services: ServicesDep, version: Number | None = None
 ) -> Response:
     """A picture: `staircases` (latency over output channels), `heatmaps` (over both), `accuracy` (predicted, measured)."""
     row, one = await run_in_threadpool(_version, services, lut_id, version)

@@ -9,6 +9,8 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api import wire
 from app.api.paging import Before, Limit, to_page
+from app.api.submission import named
+from app.auth.access import Access, DeviceKeeper, Reader, TableUploader
 from app.errors import ApiProblem, NotFound, responses
 from app.inspection import produced, require_worker
 from app.services import Services, ServicesDep
@@ -66,6 +68,7 @@ UPLOAD_BODY: dict[str, Any] = {
 
 @router.get("", responses=responses("bad_cursor"))
 def list_luts(
+    who: Reader,
     services: ServicesDep,
     before: Before,
     limit: Limit = 50,
@@ -99,7 +102,7 @@ def list_luts(
         "check_timeout",
     ),
 )
-async def import_lut(request: Request, response: Response, services: ServicesDep) -> Lut:
+async def import_lut(who: TableUploader, request: Request, response: Response, services: ServicesDep) -> Lut:
     """Import a table, as JSON or CSV. Answers after a worker has read it.
 
     Where the device has a table of that profile, the import makes a new version of it: its entries win, the others stay.
@@ -119,7 +122,7 @@ async def import_lut(request: Request, response: Response, services: ServicesDep
         while True:
             base = known.blob_sha256 if known else None
             async with produced(services, "lut", {**payload, "known_sha256": base}) as facts:
-                row, stored = await run_in_threadpool(_store, services, upload, facts, known)
+                row, stored = await run_in_threadpool(_store, services, who, upload, facts, known)
             if stored and row is not None:
                 break
             known = row  # there is a table of this profile, or it has moved on: merge into it
@@ -133,6 +136,7 @@ async def import_lut(request: Request, response: Response, services: ServicesDep
     responses=responses("not_found", "no_worker", "check_failed", "check_timeout"),
 )
 async def compare_luts(
+    who: Reader,
     services: ServicesDep,
     a: Annotated[str, Query(max_length=64, description="Id of a table.")],
     b: Annotated[str, Query(max_length=64, description="Id of the other one.")],
@@ -146,7 +150,7 @@ async def compare_luts(
 
 
 @router.get("/{lut_id}", responses=responses("not_found"))
-def get_lut(lut_id: str, response: Response, services: ServicesDep) -> Lut:
+def get_lut(lut_id: str, who: Reader, response: Response, services: ServicesDep) -> Lut:
     """One table: its profile and how far it can be trusted."""
     row = _read(services, lut_id)
     response.headers["ETag"] = _etag(row)
@@ -158,7 +162,7 @@ def get_lut(lut_id: str, response: Response, services: ServicesDep) -> Lut:
     status_code=204,
     responses=responses("not_found", "lut_in_use", "lut_published", "precondition_failed"),
 )
-def delete_lut(lut_id: str, services: ServicesDep, if_match: IfMatch = None) -> None:
+def delete_lut(lut_id: str, who: DeviceKeeper, services: ServicesDep, if_match: IfMatch = None) -> None:
     """Delete the table with all its versions; refused while it is published or a job that has not ended may use it."""
     with services.database.write() as session:
         row = _changed(session, lut_id, if_match)
@@ -166,35 +170,46 @@ def delete_lut(lut_id: str, services: ServicesDep, if_match: IfMatch = None) -> 
             raise ApiProblem("lut_published", "The table is published: unpublish it first.")
         setting = {name: row.profile.get(name) for name in ("threads", "batch", "runtime")}
         if users := Jobs(session).active_on_device(row.device_id, setting):
-            raise ApiProblem("lut_in_use", f"Job {users[0]} uses the table and has not ended.")
+            raise ApiProblem("lut_in_use", f"{named(session, who, users)} uses the table and has not ended.")
         for sha256 in Luts(session).delete(row):
             services.drop_blob(session, sha256)
+        who.record(session)
 
 
 @router.get("/{lut_id}/versions", responses=responses("not_found", "bad_cursor"))
-def list_versions(lut_id: str, services: ServicesDep, before: Before, limit: Limit = 50) -> Page[LutVersion]:
+def list_versions(
+    lut_id: str, who: Reader, services: ServicesDep, before: Before, limit: Limit = 50
+) -> Page[LutVersion]:
     """Every state the table has had, newest first."""
     with services.database.read() as session:
         require_lut(session, lut_id)
         page = Luts(session).versions(lut_id, before=before, limit=limit)
-        return to_page(page, LutVersion, wire.lut_version)
+        own = Jobs(session).of_project([row.job_id for row in page.rows if row.job_id], who.sees)
+        return to_page(page, LutVersion, lambda row: wire.lut_version(row, own))
 
 
 @router.post("/{lut_id}/publish", responses=responses("not_found", "precondition_failed"))
 def publish_lut(
-    lut_id: str, response: Response, services: ServicesDep, version: Number | None = None, if_match: IfMatch = None
+    lut_id: str,
+    who: DeviceKeeper,
+    response: Response,
+    services: ServicesDep,
+    version: Number | None = None,
+    if_match: IfMatch = None,
 ) -> Lut:
     """Make a version, the newest unless one is named, the team's reference: no import changes it, nobody deletes it.
 
     Jobs may still add entries they measure; those make new versions, which stay unpublished until this is asked again.
     """
-    return _publish(services, response, lut_id, if_match, version or "newest")
+    return _publish(services, who, response, lut_id, if_match, version or "newest")
 
 
 @router.post("/{lut_id}/unpublish", responses=responses("not_found", "precondition_failed"))
-def unpublish_lut(lut_id: str, response: Response, services: ServicesDep, if_match: IfMatch = None) -> Lut:
+def unpublish_lut(
+    lut_id: str, who: DeviceKeeper, response: Response, services: ServicesDep, if_match: IfMatch = None
+) -> Lut:
     """Let the table be changed and deleted again."""
-    return _publish(services, response, lut_id, if_match, None)
+    return _publish(services, who, response, lut_id, if_match, None)
 
 
 def require_lut(session: Session, lut_id: str, *, lock: bool = False) -> LutRow:
@@ -211,7 +226,12 @@ def _read(services: Services, lut_id: str) -> LutRow:
 
 
 def _publish(
-    services: Services, response: Response, lut_id: str, if_match: str | None, version: int | Literal["newest"] | None
+    services: Services,
+    who: Access,
+    response: Response,
+    lut_id: str,
+    if_match: str | None,
+    version: int | Literal["newest"] | None,
 ) -> Lut:
     with services.database.write() as session:
         row = _changed(session, lut_id, if_match)
@@ -219,6 +239,7 @@ def _publish(
         if number is not None and Luts(session).version(lut_id, number) is None:
             raise NotFound("version", str(number))
         Luts(session).publish(row, number)
+        who.record(session)
     response.headers["ETag"] = _etag(row)
     return wire.lut(row)
 
@@ -247,7 +268,7 @@ def _unknown(device_id: str) -> ApiProblem:
 
 
 def _store(
-    services: Services, upload: Upload[LutForm], facts: dict[str, Any], known: LutRow | None
+    services: Services, who: Access, upload: Upload[LutForm], facts: dict[str, Any], known: LutRow | None
 ) -> tuple[LutRow | None, bool]:
     """Store what the worker made of the upload and of `known`, or return what it must be merged with, and False."""
     form, file = upload.form, facts["files"]["table.json"]
@@ -265,4 +286,5 @@ def _store(
             blob_sha256=file["sha256"], size_bytes=file["size_bytes"], coarse=facts["coarse"], name=form.name,
             **figures,
         )  # fmt: skip
+        who.record(session, stored.id)
         return stored, True

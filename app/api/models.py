@@ -9,13 +9,15 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api import wire
 from app.api.paging import Before, Limit, to_page
+from app.auth.access import Access, Reader, Submitter, Uploader
+from app.auth.limits import check_bytes
 from app.errors import ApiProblem, NotFound, responses
 from app.inspection import inspect, require_worker
 from app.services import Services, ServicesDep
 from app.sniff import check_model_head, file_kind
 from app.store.models import ModelRow
 from app.store.repositories import Jobs, Models
-from app.uploads import Upload, received
+from app.uploads import Upload, check_room, received
 from secateur.schemas import ErrorDetail, Model, Name, Page
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -63,6 +65,7 @@ UPLOAD_BODY: dict[str, Any] = {
     status_code=201,
     openapi_extra=UPLOAD_BODY,
     responses=responses(
+        "storage_quota",
         "body_too_large",
         "pickle_refused",
         "unsupported_format",
@@ -72,8 +75,9 @@ UPLOAD_BODY: dict[str, Any] = {
         "check_timeout",
     ),
 )
-async def upload_model(request: Request, response: Response, services: ServicesDep) -> Model:
+async def upload_model(who: Uploader, request: Request, response: Response, services: ServicesDep) -> Model:
     """Upload weights with the name of their architecture, or an ONNX file. Answers after a worker has loaded them."""
+    await run_in_threadpool(check_room, services, who, request)
     await require_worker(services)
     max_bytes = services.settings.max_model_bytes
     async with received(request, services, ModelForm, max_bytes=max_bytes, check_head=check_model_head) as upload:
@@ -81,38 +85,39 @@ async def upload_model(request: Request, response: Response, services: ServicesD
         form, blob = upload.form, upload.blob
         payload = {"arch": form.arch, "blob_sha256": blob.sha256, "class_names": form.class_names}
         facts = await inspect(services, "model", payload)
-        row = await run_in_threadpool(_add, services, upload, facts)
+        row = await run_in_threadpool(_add, services, who, upload, facts)
     response.headers["Location"] = f"/v1/models/{row.id}"
     return wire.model(row)
 
 
 @router.get("", responses=responses("bad_cursor"))
-def list_models(services: ServicesDep, before: Before, limit: Limit = 50) -> Page[Model]:
+def list_models(who: Reader, services: ServicesDep, before: Before, limit: Limit = 50) -> Page[Model]:
     """Newest first."""
     with services.database.read() as session:
-        return to_page(Models(session).page(before=before, limit=limit), Model, wire.model)
+        return to_page(Models(session).page(project_id=who.sees, before=before, limit=limit), Model, wire.model)
 
 
 @router.get("/{model_id}", responses=responses("not_found"))
-def get_model(model_id: str, services: ServicesDep) -> Model:
+def get_model(model_id: str, who: Reader, services: ServicesDep) -> Model:
     """One model."""
     with services.database.read() as session:
-        row = Models(session).get(model_id)
+        row = Models(session).get(model_id, project_id=who.sees)
         if row is None:
             raise NotFound("model", model_id)
         return wire.model(row)
 
 
 @router.delete("/{model_id}", status_code=204, responses=responses("not_found", "model_in_use"))
-def delete_model(model_id: str, services: ServicesDep) -> None:
+def delete_model(model_id: str, who: Submitter, services: ServicesDep) -> None:
     """Delete the model and its file; refused while a job that has not ended uses it."""
     with services.database.write() as session:
-        row = Models(session).get(model_id, lock=True)
+        row = Models(session).get(model_id, project_id=who.sees, lock=True)
         if row is None:
             raise NotFound("model", model_id)
         if users := Jobs(session).active_of_model(model_id):
             raise ApiProblem("model_in_use", f"Job {users[0]} uses the model and has not ended.")
         Models(session).delete(row)
+        who.record(session)
         services.drop_blob(session, row.sha256)
 
 
@@ -130,9 +135,11 @@ def _check_arch(upload: Upload[ModelForm]) -> None:
         raise ApiProblem("unsupported_format", f"The architecture {arch!r} goes with {wanted}; the file is {kind}.")
 
 
-def _add(services: Services, upload: Upload[ModelForm], facts: dict[str, Any]) -> ModelRow:
+def _add(services: Services, who: Access, upload: Upload[ModelForm], facts: dict[str, Any]) -> ModelRow:
     with services.database.write() as session:
-        return Models(session).add(
+        check_bytes(session, services.settings, who.project_id, upload.blob.size_bytes)
+        row = Models(session).add(
+            project_id=who.project_id,
             name=upload.form.name,
             arch=upload.form.arch,
             sha256=upload.blob.sha256,
@@ -142,3 +149,5 @@ def _add(services: Services, upload: Upload[ModelForm], facts: dict[str, Any]) -
             input_shape=facts["input_shape"],
             class_names=upload.form.class_names,
         )
+        who.record(session, row.id)
+        return row

@@ -11,6 +11,8 @@ from app.api import wire
 from app.api.job_checks import check_job
 from app.api.paging import Before, Limit, to_page
 from app.api.submission import IdempotencyKey, cancel_job, require_job, retry_job, submit_once
+from app.auth.access import Access, Asker, Reader, Submitter
+from app.auth.limits import check_jobs
 from app.errors import responses
 from app.inspection import inspect, require_worker
 from app.services import Services, ServicesDep
@@ -34,13 +36,22 @@ _SPEC_CODES = (
 )
 
 
-@router.post("", status_code=202, response_model=PruneJob, responses=responses("idempotency_key_reused", *_SPEC_CODES))
-def submit(spec: PruneJobCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None) -> JSONResponse:
+@router.post(
+    "",
+    status_code=202,
+    response_model=PruneJob,
+    responses=responses("idempotency_key_reused", "job_quota", *_SPEC_CODES),
+)
+def submit(
+    who: Submitter, spec: PruneJobCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
     """Submit a job. The answer comes at once; Location is where to watch it."""
 
     def make(session: Session) -> tuple[PruneJobRow, dict[str, Any]]:
-        check_job(session, spec)
+        project_id = check_job(session, who, spec)
+        check_jobs(session, services.settings, project_id)
         row = Jobs(session).add(
+            project_id=project_id,
             name=spec.name,
             spec=spec.model_dump(mode="json"),
             model_id=spec.model_id,
@@ -49,19 +60,20 @@ def submit(spec: PruneJobCreate, services: ServicesDep, idempotency_key: Idempot
         )
         return row, wire.job(row).model_dump(mode="json")
 
-    return submit_once(services, "/v1/prune-jobs", spec, idempotency_key, make)
+    return submit_once(services, who, "/v1/prune-jobs", spec, idempotency_key, make)
 
 
 @router.post("/validate", responses=responses("no_worker", "check_failed", "check_timeout", *_SPEC_CODES))
-async def validate(spec: PruneJobCreate, services: ServicesDep) -> Preflight:
+async def validate(who: Asker, spec: PruneJobCreate, services: ServicesDep) -> Preflight:
     """What the job would meet, without storing anything. Answers after a worker has looked at model and dataset."""
-    await run_in_threadpool(_check_alone, spec, services)
+    await run_in_threadpool(_check_alone, who, spec, services)
     await require_worker(services)
     return Preflight.model_validate(await inspect(services, "job", {"spec": spec.model_dump(mode="json")}))
 
 
 @router.get("", responses=responses("bad_cursor"))
 def list_jobs(
+    who: Reader,
     services: ServicesDep,
     before: Before,
     limit: Limit = 50,
@@ -69,28 +81,34 @@ def list_jobs(
 ) -> Page[PruneJob]:
     """Newest first."""
     with services.database.read() as session:
-        return to_page(Jobs(session).page(status=status or (), before=before, limit=limit), PruneJob, wire.job)
+        return to_page(
+            Jobs(session).page(status=status or (), project_id=who.sees, before=before, limit=limit), PruneJob, wire.job
+        )
 
 
 @router.get("/{job_id}", responses=responses("not_found"))
-def get_job(job_id: str, services: ServicesDep) -> PruneJob:
+def get_job(job_id: str, who: Reader, services: ServicesDep) -> PruneJob:
     """One job and where it stands."""
     with services.database.read() as session:
-        return wire.job(require_job(session, job_id))
+        return wire.job(require_job(session, who, job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=responses("not_found", "job_ended"))
-def cancel(job_id: str, services: ServicesDep) -> PruneJob:
+def cancel(job_id: str, who: Submitter, services: ServicesDep) -> PruneJob:
     """Stop the job: a queued one at once, a running one as soon as its worker has. Asking twice is harmless."""
-    return wire.job(cancel_job(services, job_id))
+    return wire.job(cancel_job(services, who, job_id))
 
 
-@router.post("/{job_id}/retry", status_code=202, responses=responses("not_found", "job_not_retryable", "input_deleted"))
-def retry(job_id: str, services: ServicesDep) -> PruneJob:
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    responses=responses("not_found", "job_not_retryable", "input_deleted", "job_quota"),
+)
+def retry(job_id: str, who: Submitter, services: ServicesDep) -> PruneJob:
     """Run a failed or cancelled job once more, under its id."""
-    return wire.job(retry_job(services, job_id))
+    return wire.job(retry_job(services, who, job_id))
 
 
-def _check_alone(spec: PruneJobCreate, services: Services) -> None:
+def _check_alone(who: Access, spec: PruneJobCreate, services: Services) -> None:
     with services.database.read() as session:
-        check_job(session, spec)
+        check_job(session, who, spec)

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from app.api import wire
 from app.api.files import send_blob
 from app.api.submission import require_job
+from app.auth.access import Access, Reader
 from app.errors import ApiProblem, responses
 from app.services import Services, ServicesDep
 from app.store.models import JobArtifactRow
@@ -26,10 +27,10 @@ _REPORT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json"
 
 
 @router.get("/{job_id}/artifacts", responses=responses("not_found"))
-def list_artifacts(job_id: str, services: ServicesDep) -> Page[Artifact]:
+def list_artifacts(job_id: str, who: Reader, services: ServicesDep) -> Page[Artifact]:
     """The files the job left, by name."""
     with services.database.read() as session:
-        require_job(session, job_id)
+        require_job(session, who, job_id)
         return Page[Artifact](items=[wire.artifact(row) for row in Artifacts(session).list(job_id)])
 
 
@@ -38,22 +39,23 @@ def list_artifacts(job_id: str, services: ServicesDep) -> Page[Artifact]:
     response_class=Response,
     responses={**responses("not_found", "range_not_satisfiable"), **_FILE},
 )
-def download_artifact(job_id: str, name: str, request: Request, services: ServicesDep) -> Response:
+def download_artifact(job_id: str, name: str, who: Reader, request: Request, services: ServicesDep) -> Response:
     """One file; ranges and ETags are honoured, so that a broken download can go on."""
-    row = _artifact(services, job_id, name)
+    row = _artifact(services, who, job_id, name)
     return send_blob(request, services, row.sha256, media_type=row.media_type, name=row.name)
 
 
 @router.get("/{job_id}/plan", response_class=Response, responses={**responses("not_found"), **_JSON})
-def get_plan(job_id: str, request: Request, services: ServicesDep) -> Response:
+def get_plan(job_id: str, who: Reader, request: Request, services: ServicesDep) -> Response:
     """The plan: widths per layer, value, bound, gap."""
-    row = _artifact(services, job_id, "plan.json")
+    row = _artifact(services, who, job_id, "plan.json")
     return send_blob(request, services, row.sha256, media_type="application/json", name=row.name, inline=True)
 
 
 @router.get("/{job_id}/report", response_class=Response, responses={**responses("not_found"), **_REPORT})
 def get_report(
     job_id: str,
+    who: Reader,
     request: Request,
     services: ServicesDep,
     format: Annotated[
@@ -62,16 +64,16 @@ def get_report(
 ) -> Response:
     """The report, as JSON or as a page to read."""
     wanted = format or ("html" if "text/html" in request.headers.get("accept", "") else "json")
-    row = _artifact(services, job_id, f"report.{wanted}")
+    row = _artifact(services, who, job_id, f"report.{wanted}")
     media_type = "text/html; charset=utf-8" if wanted == "html" else "application/json"
     response = send_blob(request, services, row.sha256, media_type=media_type, name=row.name, inline=True)
     response.headers["Vary"] = "Accept"
     return response
 
 
-def _artifact(services: Services, job_id: str, name: str) -> JobArtifactRow:
+def _artifact(services: Services, who: Access, job_id: str, name: str) -> JobArtifactRow:
     with services.database.read() as session:
-        job = require_job(session, job_id)
+        job = require_job(session, who, job_id)
         row = Artifacts(session).get(job_id, name)
     if row is None or row.hidden:
         raise ApiProblem("not_found", f"Job {job_id} has no file {name!r}; it is {job.status}.")

@@ -1,7 +1,7 @@
 """What every kind of job shares: submitted once under an Idempotency-Key, cancelled, retried."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import Header
@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.auth.access import Access
+from app.auth.limits import check_jobs
 from app.errors import ApiProblem, NotFound
 from app.services import Services
 from app.store.models import PruneJobRow
@@ -33,24 +35,26 @@ Make = Callable[[Session], tuple[PruneJobRow, dict[str, Any]]]
 """Adds the job in the given transaction; returns its row and its body."""
 
 
-def submit_once(services: Services, path: str, spec: BaseModel, key: str | None, make: Make) -> JSONResponse:
+def submit_once(
+    services: Services, who: Access, path: str, spec: BaseModel, key: str | None, make: Make
+) -> JSONResponse:
     """Answer 202 with the job that `make` adds, or, for a key that came before with the same body, the first answer."""
     for last_try in (False, True):
         try:
-            return _submit(services, path, spec, key, make)
-        except IntegrityError:
-            # Another request has used the key since we looked: its answer is there now.
-            if last_try or key is None:
+            return _submit(services, who, path, spec, key, make)
+        except (IntegrityError, ApiProblem) as error:
+            # Another request may have used the key since we looked, and the project's last job: its answer is there now.
+            if last_try or key is None or (isinstance(error, ApiProblem) and error.problem.code != "job_quota"):
                 raise
     raise AssertionError("unreachable")
 
 
-def _submit(services: Services, path: str, spec: BaseModel, key: str | None, make: Make) -> JSONResponse:
+def _submit(services: Services, who: Access, path: str, spec: BaseModel, key: str | None, make: Make) -> JSONResponse:
     route = f"POST {path}"
     body_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
     max_age_s = services.settings.idempotency_hours * 3600
     with services.database.write() as session:
-        answers = Idempotency(session)
+        answers = Idempotency(session, who.project_id)
         if key is not None:
             answers.delete_old(max_age_s)
             first = answers.find(route, key, max_age_s=max_age_s)
@@ -61,6 +65,7 @@ def _submit(services: Services, path: str, spec: BaseModel, key: str | None, mak
         row, body = make(session)
         _enqueue(services, session, row, row.workflow_id)
         location = f"{path}/{row.id}"
+        who.record(session, row.id)
         if key is not None:
             answers.add(route, key, body_sha256=body_sha256, status=202, location=location, body=body)
     return _accepted(location, body, replayed=False)
@@ -71,41 +76,51 @@ def _accepted(location: str, body: dict[str, Any], *, replayed: bool) -> JSONRes
     return JSONResponse(body, status_code=202, headers=headers)
 
 
-def require_job(session: Session, job_id: str, kind: str = "prune") -> PruneJobRow:
-    """The row as it is now; raises 404 for none, and for a job of another kind."""
-    row = Jobs(session).get(job_id)
+def require_job(session: Session, who: Access, job_id: str, kind: str = "prune") -> PruneJobRow:
+    """The row as it is now; raises 404 for none, for a job of another kind, and for another project's."""
+    row = Jobs(session).get(job_id, project_id=who.sees)
     if row is None or row.kind != kind:
         raise NotFound(NOUNS[kind], job_id)
     return row
 
 
-def cancel_job(services: Services, job_id: str, kind: str = "prune") -> PruneJobRow:
+def cancel_job(services: Services, who: Access, job_id: str, kind: str = "prune") -> PruneJobRow:
     """Stop the job: a queued one at once, a running one as soon as its worker has. Raises 409 for one that has ended."""
     with services.database.write() as session:
-        require_job(session, job_id, kind)
+        require_job(session, who, job_id, kind)
         changed = Jobs(session).request_cancel(job_id)
-        row = require_job(session, job_id, kind)
+        row = require_job(session, who, job_id, kind)
         if changed is None and row.status != JobStatus.CANCELLING:
             raise ApiProblem("job_ended", f"Job {job_id} has ended as {row.status}; there is nothing to cancel.")
+        who.record(session)
     services.queue.cancel(row.workflow_id)
     return row
 
 
-def retry_job(services: Services, job_id: str, kind: str = "prune") -> PruneJobRow:
+def retry_job(services: Services, who: Access, job_id: str, kind: str = "prune") -> PruneJobRow:
     """Queue a failed or cancelled job once more, under its id. Raises 409 for another one."""
     with services.database.write() as session:
-        row = require_job(session, job_id, kind)
+        row = require_job(session, who, job_id, kind)
         if row.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
             raise ApiProblem(
                 "job_not_retryable", f"Job {job_id} is {row.status}; only failed and cancelled jobs are retried."
             )
         if not _inputs_exist(session, row):
             raise ApiProblem("input_deleted", f"The model or dataset of job {job_id} was deleted; submit a new job.")
+        check_jobs(session, services.settings, row.project_id)
         workflow_id = Jobs(session).requeue(job_id)
         if workflow_id is None:
             raise ApiProblem("job_not_retryable", f"Job {job_id} was retried a moment ago.")
         _enqueue(services, session, row, workflow_id)
-        return require_job(session, job_id, kind)
+        who.record(session)
+        return require_job(session, who, job_id, kind)
+
+
+def named(session: Session, who: Access, job_ids: Sequence[str]) -> str:
+    """The first of the jobs, by its id where the caller may know it."""
+    own = Jobs(session).of_project(job_ids, who.sees)
+    shown = [job_id for job_id in job_ids if job_id in own]
+    return f"Job {shown[0]}" if shown else "A job of another project"
 
 
 def _enqueue(services: Services, session: Session, row: PruneJobRow, workflow_id: str) -> None:

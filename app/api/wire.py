@@ -38,8 +38,10 @@ def lut(row: LutRow) -> Lut:
     return Lut.model_validate(row, from_attributes=True)
 
 
-def lut_version(row: LutVersionRow) -> LutVersion:
+def lut_version(row: LutVersionRow, own: Collection[str]) -> LutVersion:
+    """`own` holds the ids of jobs that may be told."""
     columns = {name: getattr(row, name) for name in LutVersion.model_fields if name != "sha256"}
+    columns["job_id"] = row.job_id if row.job_id in own else None
     return LutVersion.model_validate({**columns, "sha256": row.blob_sha256})
 
 

@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from app.api import wire
 from app.api.luts import require_lut
 from app.api.submission import require_job
+from app.auth.access import PageReader
 from app.errors import PROBLEMS, NotFound
 from app.services import ServicesDep
 from app.store.repositories import Artifacts, Datasets, Devices, Jobs, Luts, Models, Workers
@@ -32,7 +33,7 @@ _NUM_JOBS = 100
 ACTIVE = tuple(status for status in JobStatus if not status.ended)
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 
@@ -42,35 +43,40 @@ def static_files() -> StaticFiles:
 
 
 @router.get("/")
-def home(services: ServicesDep) -> Response:
+def home(who: PageReader, services: ServicesDep) -> Response:
     """The newest jobs, and what there is to work with."""
     with services.database.read() as session:
-        jobs = [wire.job(row) for row in Jobs(session).page(limit=_NUM_JOBS).rows]
+        jobs = [wire.job(row) for row in Jobs(session).page(project_id=who.sees, limit=_NUM_JOBS).rows]
         devices = Devices(session).page(limit=10).rows
         online = Devices(session).online([row.id for row in devices], services.settings.agent_lease_s)
-        return _page(
+        return page(
             "home.html",
+            signed_in=who.by_cookie,
             jobs=[_shown(job) for job in jobs],
             num_workers=len(Workers(session).live(services.settings.worker_timeout_s)),
-            models=Models(session).page(limit=10).rows,
-            datasets=Datasets(session).page(limit=10).rows,
+            models=Models(session).page(project_id=who.sees, limit=10).rows,
+            datasets=Datasets(session).page(project_id=who.sees, limit=10).rows,
             devices=[wire.device(row, online) for row in devices],
             luts=[wire.lut(row) for row in Luts(session).page(limit=20).rows],
-            builds=[wire.lut_build(row) for row in Jobs(session).page(kind="lut_build", status=ACTIVE, limit=10).rows],
+            builds=[
+                wire.lut_build(row)
+                for row in Jobs(session).page(kind="lut_build", project_id=who.sees, status=ACTIVE, limit=10).rows
+            ],
         )
 
 
 @router.get("/jobs/{job_id}")
-def job_page(job_id: str, services: ServicesDep) -> Response:
+def job_page(job_id: str, who: PageReader, services: ServicesDep) -> Response:
     """One job; the page follows its events."""
     with services.database.read() as session:
-        row = require_job(session, job_id)
+        row = require_job(session, who, job_id)
         job = wire.job(row)
         model = Models(session).get(job.spec.model_id)
         dataset = Datasets(session).get(job.spec.dataset_id)
         artifacts = [wire.artifact(item) for item in Artifacts(session).list(job_id)]
-    return _page(
+    return page(
         "job.html",
+        signed_in=who.by_cookie,
         job=_shown(job),
         spec=json.dumps(job.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
         model_name=model.name if model else "deleted model",
@@ -82,18 +88,20 @@ def job_page(job_id: str, services: ServicesDep) -> Response:
 
 
 @router.get("/luts/{lut_id}")
-def lut_page(lut_id: str, services: ServicesDep) -> Response:
+def lut_page(lut_id: str, who: PageReader, services: ServicesDep) -> Response:
     """One latency table: its figures, its pictures, its versions, and what jobs made of its word."""
     with services.database.read() as session:
         row = require_lut(session, lut_id)
-        return _page(
+        versions, pairs = Luts(session).versions(lut_id, limit=50).rows, Luts(session).pairs(lut_id)[-50:]
+        jobs = [version.job_id for version in versions if version.job_id] + [pair.job_id for pair in pairs]
+        own = Jobs(session).of_project(jobs, who.sees)
+        return page(
             "lut.html",
+            signed_in=who.by_cookie,
             lut=wire.lut(row),
-            versions=[
-                {"one": wire.lut_version(version), "age": _age(version.created_at)}
-                for version in Luts(session).versions(lut_id, limit=50).rows
-            ],
-            pairs=Luts(session).pairs(lut_id)[-50:],
+            versions=[{"one": wire.lut_version(version, own), "age": _age(version.created_at)} for version in versions],
+            pairs=pairs,
+            own=own,
             pictures=PICTURES[: 3 if row.num_pairs else 2],
         )
 
@@ -104,7 +112,7 @@ def problem_page(code: str, request: Request) -> Response:
     kind = PROBLEMS.get(code)
     if kind is None:
         raise NotFound("problem", code)
-    return _page("problem.html", code=code, kind=kind)
+    return page("problem.html", code=code, kind=kind)
 
 
 def _shown(job: PruneJob) -> dict[str, Any]:
@@ -155,9 +163,12 @@ def _age(moment: datetime) -> str:
     return "just now"
 
 
-def _page(template: str, **values: Any) -> HTMLResponse:
-    headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"}
-    return HTMLResponse(_TEMPLATES.get_template(template).render(**values), headers=headers)
+def page(template: str, *, status: int = 200, signed_in: bool = False, **values: Any) -> HTMLResponse:
+    """The page that `template` makes of `values`."""
+    # Without a referrer policy of its own a form of ours would say that it comes from nowhere (`Origin: null`).
+    headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store", "Referrer-Policy": "same-origin"}
+    text = _TEMPLATES.get_template(template).render(signed_in=signed_in, **values)
+    return HTMLResponse(text, status, headers=headers)
 
 
 _TEMPLATES = Environment(

@@ -1,12 +1,14 @@
 """The `secateur` command. Each file beside this one holds the commands of one noun."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from secateur import __version__
-from secateur.cli import builds, inventory, jobs, prune, serve
+from secateur.cli import access, builds, inventory, jobs, prune, serve
 from secateur.cli.common import Commands
+from secateur.client import KEY_VARIABLE
 
 app = typer.Typer(
     name="secateur",
@@ -27,15 +29,20 @@ def _version(value: bool) -> None:
 
 @app.callback(
     epilog="Exit codes: 0 budget met or done, 1 failed, 2 wrong usage, 3 budget missed, 4 infeasible, 5 cancelled. "
-    "SECATEUR_URL stands for --server."
+    "SECATEUR_URL stands for --server, SECATEUR_API_KEY for --key."
 )
 def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="KEY", help="API key of the service.", show_default=False)
+    ] = None,
 ) -> None:
     """Prune a vision network to a measured latency budget, for the classes you care about."""
+    if key is not None:
+        os.environ[KEY_VARIABLE] = key  # where every client of this process finds it
 
 
-JOBS, SERVICE, STORED = "Jobs", "The service", "What the service holds"
+JOBS, SERVICE, STORED, ACCESS = "Jobs", "The service", "What the service holds", "Who may do what"
 for command, panel in (
     (prune.prune, JOBS),
     (jobs.jobs, JOBS),
@@ -51,11 +58,15 @@ for command, panel in (
     (inventory.datasets, STORED),
     (inventory.devices, STORED),
     (inventory.luts, STORED),
+    (access.whoami, ACCESS),
+    (access.audit, ACCESS),
 ):
     # What follows `secateur worker` and is not its own goes on to the worker as it is.
     settings = {"allow_extra_args": True, "ignore_unknown_options": True} if command is serve.worker else None
     app.command(rich_help_panel=panel, context_settings=settings)(command)
 
 app.add_typer(builds.lut, name="lut", rich_help_panel=STORED)
+app.add_typer(access.keys, name="keys", rich_help_panel=ACCESS)
+app.add_typer(access.projects, name="projects", rich_help_panel=ACCESS)
 
 __all__ = ["app"]

@@ -66,6 +66,8 @@ def complain(error: SecateurError) -> None:
     if isinstance(error, ApiError):
         for fault in error.problem.errors:
             say(pointed(fault, error.problem.detail))
+    if isinstance(error, ApiError) and error.status == 401:
+        say("name a key with `secateur --key KEY ...` or SECATEUR_API_KEY; `secateur keys create` makes one")
     if isinstance(error, ConnectionFailed):
         say("start a server with `secateur serve`, or name another with --server or SECATEUR_URL")
 

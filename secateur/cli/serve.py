@@ -12,7 +12,7 @@ import httpx
 import typer
 
 from secateur.cli.common import SERVER, Json, Server, say, say_json
-from secateur.client import DEFAULT_URL
+from secateur.client import DEFAULT_URL, KEY_VARIABLE
 from secateur.errors import SecateurError, UsageError
 from secateur.supervisor import POLL_S, Child, Supervisor, describe_exit
 
@@ -95,7 +95,7 @@ def worker(
 def agent(
     device: Annotated[str, typer.Option(help="What the service is to call this machine.")],
     key: Annotated[
-        str, typer.Option(envvar="SECATEUR_AGENT_KEY", help="The service's agent key.", show_default=False)
+        str, typer.Option(envvar=KEY_VARIABLE, help="An API key with the scope `agent`.", show_default=False)
     ] = "",
     runtime: Annotated[
         list[str] | None, typer.Option(help="Offer this runtime alone; give it again for more.", show_default=False)
@@ -111,7 +111,7 @@ def agent(
     command = [sys.executable, "-m", "workers.agent", "--server", server, "--device", device]
     command += [part for name in runtime or () for part in ("--runtime", name)] + ["--once"] * once
     # Not on the command line, which everybody on this machine can read.
-    os.execve(sys.executable, command, os.environ | {"SECATEUR_AGENT_KEY": key})
+    os.execve(sys.executable, command, os.environ | {KEY_VARIABLE: key})
 
 
 def _require(modules: tuple[str, ...], *, extra: str) -> None:

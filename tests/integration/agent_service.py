@@ -15,7 +15,6 @@ import httpx
 from secateur import Client
 
 ROOT = Path(__file__).parents[2]
-KEY = "a-key-of-this-test"
 DEVICE = "jetson"
 PATIENCE_S = 60.0
 
@@ -30,16 +29,20 @@ class Service:
             self._port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
         values = {
-            "home": folder / "home", "lock_folder": folder / "locks", "port": self._port, "agent_key": KEY,
+            "home": folder / "home", "lock_folder": folder / "locks", "port": self._port, "auth": "keys",
             "agent_lease_s": 2.0, "events_poll_s": 0.05, "log_level": "WARNING",
         }  # fmt: skip
         settings = {f"SECATEUR_{name.upper()}": str(value) for name, value in values.items()}
         self._env = {**os.environ, **settings, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self._running: list[subprocess.Popen[bytes]] = []
         self._agents: list[subprocess.Popen[bytes]] = []
+        self.key = subprocess.run(
+            [sys.executable, "-m", "app.auth"], env=self._env, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
         self.api = self.start_api()
         self.worker = self._start("-m", "workers", "--slot", "0", "--device", "local")
-        self.client = Client(self.url)
+        self.client = Client(self.url, key=self.key)
+        self.agent_key = self.client.create_key("agents", scopes=["agent"]).key
         eventually(lambda: httpx.get(f"{self.url}/readyz").json()["num_live_workers"] == 1, "a worker")
 
     def close(self) -> None:
@@ -63,10 +66,10 @@ class Service:
         self.api.kill()
         self.api.wait()
 
-    def start_agent(self, *options: str, key: str = KEY, log: str = "agent.log") -> "subprocess.Popen[bytes]":
+    def start_agent(self, *options: str, key: str = "", log: str = "agent.log") -> "subprocess.Popen[bytes]":
         """Start an agent as its user does."""
         command = [
-            sys.executable, "-m", "secateur", "agent", "--server", self.url, "--device", DEVICE, "--key", key,
+            sys.executable, "-m", "secateur", "agent", "--server", self.url, "--device", DEVICE, "--key", key or self.agent_key,
             "--runtime", "onnxruntime", *options,
         ]  # fmt: skip
         env = {name: value for name, value in self._env.items() if not name.startswith("SECATEUR_")}
@@ -90,9 +93,8 @@ class Service:
     def history(self, job_id: str, builds: bool = False) -> list[dict[str, Any]]:
         """The job's events so far."""
         path = "lut-builds" if builds else "prune-jobs"
-        items: list[dict[str, Any]] = httpx.get(f"{self.url}/v1/{path}/{job_id}/events?after=0&limit=200").json()[
-            "items"
-        ]
+        url = f"{self.url}/v1/{path}/{job_id}/events?after=0&limit=200"
+        items: list[dict[str, Any]] = httpx.get(url, headers={"Authorization": f"Bearer {self.key}"}).json()["items"]
         return items
 
     def texts(self, job_id: str, builds: bool = False) -> str:

@@ -99,7 +99,7 @@ def test_a_cancelled_job_stops_its_agent(service: Service, model: Model) -> None
 
 def test_an_agent_without_the_key_or_with_a_workers_name_is_refused(service: Service) -> None:
     assert service.start_agent(key="wrong", log="wrong.log").wait(60) == 2
-    assert "agent_key_refused" in service.said("wrong.log")
+    assert "key_refused" in service.said("wrong.log")
 
 
 def test_a_prune_job_is_measured_elsewhere_from_table_to_verdict(service: Service, tmp_path: Path) -> None:

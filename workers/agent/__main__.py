@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from rich.console import Console
 
+from secateur.client import KEY_VARIABLE
 from workers.agent.link import Link, Refused
 from workers.agent.tasks import RUNTIMES, profiles
 from workers.agent.work import serve
@@ -22,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers.agent", description=__doc__)
     parser.add_argument("--server", required=True, help="address of the service")
     parser.add_argument("--device", required=True, help="what the service calls this machine")
-    parser.add_argument("--key", default=os.environ.get("SECATEUR_AGENT_KEY", ""), help="the service's agent key")
+    parser.add_argument("--key", default=os.environ.get(KEY_VARIABLE, ""), help="an API key of scope agent")
     parser.add_argument("--runtime", action="append", choices=RUNTIMES, help="offer this runtime; by default all here")
     parser.add_argument("--once", action="store_true", help="end after one answer")
     options = parser.parse_args()

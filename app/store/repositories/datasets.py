@@ -4,7 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.store.base import new_id
-from app.store.models import DatasetRow
+from app.store.models import DEFAULT_PROJECT, DatasetRow
 from app.store.repositories.pages import RowPage, newest_first
 
 
@@ -28,10 +28,12 @@ class Datasets:
         num_skipped: int,
         skipped: list[str],
         class_map: dict[str, int] | None,
+        project_id: str = DEFAULT_PROJECT,
     ) -> DatasetRow:
         """Insert a checked dataset."""
         row = DatasetRow(
             id=new_id("dat"),
+            project_id=project_id,
             name=name,
             sha256=sha256,
             size_bytes=size_bytes,
@@ -48,16 +50,26 @@ class Datasets:
         self._session.flush()
         return row
 
-    def get(self, dataset_id: str, *, share: bool = False, lock: bool = False) -> DatasetRow | None:
-        """The dataset, or None. `share` keeps others from deleting it until we commit, `lock` from using it."""
+    def get(
+        self, dataset_id: str, *, project_id: str | None = None, share: bool = False, lock: bool = False
+    ) -> DatasetRow | None:
+        """The dataset, or None; also where a `project_id` is given and it is another project's.
+
+        `share` keeps others from deleting it until we commit, `lock` from using it.
+        """
         query = select(DatasetRow).where(DatasetRow.id == dataset_id)
+        if project_id is not None:
+            query = query.where(DatasetRow.project_id == project_id)
         if share or lock:
             query = query.with_for_update(read=not lock)
         return self._session.scalar(query)
 
-    def page(self, *, before: str | None = None, limit: int = 50) -> RowPage[DatasetRow]:
-        """Newest first."""
-        return newest_first(self._session, select(DatasetRow), DatasetRow.id, before=before, limit=limit)
+    def page(self, *, project_id: str | None = None, before: str | None = None, limit: int = 50) -> RowPage[DatasetRow]:
+        """Newest first, optionally only those of one project."""
+        query = select(DatasetRow)
+        if project_id is not None:
+            query = query.where(DatasetRow.project_id == project_id)
+        return newest_first(self._session, query, DatasetRow.id, before=before, limit=limit)
 
     def delete(self, row: DatasetRow) -> None:
         """Remove the row; jobs that used it keep their report and forget the dataset."""

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.store.base import database_now
-from app.store.models import DeviceRow
+from app.store.models import DEFAULT_PROJECT, DeviceRow
 from app.store.repositories.pages import RowPage, newest_first
 from app.store.repositories.upsert import upsert
 
@@ -24,11 +24,18 @@ class Devices:
         upsert(self._session, DeviceRow, keys={"id": device_id}, insert=values, update=values)
         return self._session.scalars(select(DeviceRow).where(DeviceRow.id == device_id)).one()
 
-    def enrol(self, device_id: str, profiles: Sequence[Mapping[str, Any]]) -> DeviceRow:
-        """Insert or update the device of an agent, which was heard of just now; the first profile is the device's own."""
+    def enrol(
+        self, device_id: str, profiles: Sequence[Mapping[str, Any]], project_id: str = DEFAULT_PROJECT
+    ) -> DeviceRow:
+        """Insert or update the device of an agent, which was heard of just now; the first profile is the device's own.
+
+        The first project that enrols agents of a device keeps it: look at `project_id` of what comes back.
+        """
         own = {name: profiles[0][name] for name in ("hardware", "runtime", "runtime_version")}
         values = {**own, "profiles": [dict(profile) for profile in profiles], "last_seen_at": database_now()}
-        upsert(self._session, DeviceRow, keys={"id": device_id}, insert={"name": device_id, **values}, update=values)
+        insert = {"name": device_id, "project_id": project_id, **values}
+        update = {"project_id": func.coalesce(DeviceRow.project_id, project_id), **values}
+        upsert(self._session, DeviceRow, keys={"id": device_id}, insert=insert, update=update)
         return self._session.scalars(select(DeviceRow).where(DeviceRow.id == device_id)).one()
 
     def seen(self, device_id: str) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.store.base import database_now, new_id
-from app.store.models import PruneJobRow
+from app.store.models import DEFAULT_PROJECT, PruneJobRow
 from app.store.repositories.events import Events
 from app.store.repositories.pages import RowPage, newest_first
 from secateur.schemas import JobStatus
@@ -47,12 +47,14 @@ class Jobs:
         dataset_id: str | None,
         device_id: str,
         kind: str = "prune",
+        project_id: str = DEFAULT_PROJECT,
     ) -> PruneJobRow:
         """Insert a queued job; `workflow_id` on its row is the durable workflow to start."""
         job_id = new_id("job" if kind == "prune" else "bld")
         row = PruneJobRow(
             id=job_id,
             kind=kind,
+            project_id=project_id,
             name=name,
             spec=dict(spec),
             model_id=model_id,
@@ -65,9 +67,17 @@ class Jobs:
         Events(self._session).append(job_id, "status", {"status": JobStatus.QUEUED.value})
         return row
 
-    def get(self, job_id: str) -> PruneJobRow | None:
-        """The job as it is now, or None."""
-        return self._session.get(PruneJobRow, job_id, populate_existing=True)
+    def get(self, job_id: str, *, project_id: str | None = None) -> PruneJobRow | None:
+        """The job as it is now, or None; also where a `project_id` is given and it is another project's."""
+        row = self._session.get(PruneJobRow, job_id, populate_existing=True)
+        return row if row is None or project_id in (None, row.project_id) else None
+
+    def of_project(self, job_ids: Collection[str], project_id: str | None) -> set[str]:
+        """Those of the jobs that are there and the project's; of any project for None."""
+        query = select(PruneJobRow.id).where(PruneJobRow.id.in_(job_ids))
+        if project_id is not None:
+            query = query.where(PruneJobRow.project_id == project_id)
+        return set(self._session.scalars(query))
 
     def page(
         self,
@@ -76,9 +86,12 @@ class Jobs:
         before: str | None = None,
         limit: int = 50,
         kind: str = "prune",
+        project_id: str | None = None,
     ) -> RowPage[PruneJobRow]:
-        """Newest first, optionally only those in one of `status`."""
+        """Newest first, optionally only those in one of `status`, or of one project."""
         query = select(PruneJobRow).where(PruneJobRow.kind == kind)
+        if project_id is not None:
+            query = query.where(PruneJobRow.project_id == project_id)
         if status:
             query = query.where(PruneJobRow.status.in_([s.value for s in status]))
         return newest_first(self._session, query, PruneJobRow.id, before=before, limit=limit)

@@ -4,7 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.store.base import new_id
-from app.store.models import ModelRow
+from app.store.models import DEFAULT_PROJECT, ModelRow
 from app.store.repositories.pages import RowPage, newest_first
 
 
@@ -25,10 +25,12 @@ class Models:
         num_outputs: int,
         input_shape: list[int] | None,
         class_names: list[str] | None,
+        project_id: str = DEFAULT_PROJECT,
     ) -> ModelRow:
         """Insert a checked model."""
         row = ModelRow(
             id=new_id("mdl"),
+            project_id=project_id,
             name=name,
             arch=arch,
             sha256=sha256,
@@ -42,16 +44,26 @@ class Models:
         self._session.flush()
         return row
 
-    def get(self, model_id: str, *, share: bool = False, lock: bool = False) -> ModelRow | None:
-        """The model, or None. `share` keeps others from deleting it until we commit, `lock` from using it."""
+    def get(
+        self, model_id: str, *, project_id: str | None = None, share: bool = False, lock: bool = False
+    ) -> ModelRow | None:
+        """The model, or None; also where a `project_id` is given and it is another project's.
+
+        `share` keeps others from deleting it until we commit, `lock` from using it.
+        """
         query = select(ModelRow).where(ModelRow.id == model_id)
+        if project_id is not None:
+            query = query.where(ModelRow.project_id == project_id)
         if share or lock:
             query = query.with_for_update(read=not lock)
         return self._session.scalar(query)
 
-    def page(self, *, before: str | None = None, limit: int = 50) -> RowPage[ModelRow]:
-        """Newest first."""
-        return newest_first(self._session, select(ModelRow), ModelRow.id, before=before, limit=limit)
+    def page(self, *, project_id: str | None = None, before: str | None = None, limit: int = 50) -> RowPage[ModelRow]:
+        """Newest first, optionally only those of one project."""
+        query = select(ModelRow)
+        if project_id is not None:
+            query = query.where(ModelRow.project_id == project_id)
+        return newest_first(self._session, query, ModelRow.id, before=before, limit=limit)
 
     def delete(self, row: ModelRow) -> None:
         """Remove the row; jobs that used it keep their report and forget the model."""

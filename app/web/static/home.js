@@ -22,6 +22,7 @@ async function refresh() {
   if (document.hidden) return;
   try {
     const answer = await fetch("/v1/prune-jobs?limit=100");
+    if (answer.status === 401) return location.reload(); // the login has ended: the page leads to a new one
     if (!answer.ok) return;
     const jobs = (await answer.json()).items;
     if (jobs.some((job) => !rows.has(job.id))) return location.reload();

@@ -119,6 +119,7 @@ function showJob(job) {
 async function refresh() {
   try {
     const [job, files] = await Promise.all([fetch(`/v1/prune-jobs/${id}`), fetch(`/v1/prune-jobs/${id}/artifacts`)]);
+    if (job.status === 401) return location.reload(); // the login has ended: the page leads to a new one
     if (job.ok) showJob(await job.json());
     if (files.ok) showFiles((await files.json()).items);
   } catch { /* the service is away; the stream says when it is back */ }

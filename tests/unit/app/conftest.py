@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from access_world import World
 from fastapi.testclient import TestClient
 
 from app.main import create_app
@@ -49,3 +50,12 @@ def services(client: TestClient) -> Services:
     """What the app of `client` works with."""
     services: Services = client.app.state.services  # type: ignore[attr-defined]
     return services
+
+
+@pytest.fixture
+def world(tmp_path: Path, empty_url: str) -> Iterator[World]:
+    """A service that asks for keys, once on SQLite and once on Postgres."""
+    world = World(tmp_path, database_url=empty_url)
+    with world.client:
+        world.fill()
+        yield world

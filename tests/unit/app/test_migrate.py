@@ -9,13 +9,15 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, update
+from sqlalchemy.exc import IntegrityError
 
 from app.migrate import migrate
 from app.settings import Settings
 from app.store.base import Base
 from app.store.migrate import _configuration, is_current, migrate_tables
-from app.store.repositories import Luts
+from app.store.models import DEFAULT_PROJECT, PruneJobRow
+from app.store.repositories import Idempotency, Jobs, Luts
 from app.store.sessions import Database, make_engine
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +53,39 @@ def test_a_table_of_an_older_service_becomes_its_first_version(empty_url: str) -
         (version,) = Luts(session).versions("lut_1").rows
         assert (version.number, version.blob_sha256, version.num_entries) == (1, "a" * 64, 5)
     database.close()
+
+
+def test_what_an_older_service_held_belongs_to_the_default_project(empty_url: str) -> None:
+    if empty_url.startswith("sqlite"):
+        Path(empty_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    engine = make_engine(empty_url, foreign_keys=False)
+    now = "2026-01-01 00:00:00.000000+00:00"
+    columns = "id, kind, name, spec, device_id, status, progress, attempt, num_lost, workflow_id, tables, created_at"
+    with engine.begin() as connection:
+        command.upgrade(_configuration(connection), "0003")
+        connection.exec_driver_sql(
+            f"INSERT INTO idempotency_key VALUES ('POST /x', 'k', '', 202, '/', '{{}}', '{now}')"
+        )
+        connection.exec_driver_sql(
+            f"INSERT INTO prune_job ({columns}) VALUES "
+            f"('job_1', 'prune', '', '{{}}', 'local', 'queued', 0, 0, 0, 'w', '[]', '{now}')"
+        )
+    engine.dispose()
+    migrate_tables(empty_url)
+    database = Database(empty_url)
+    with database.read() as session:
+        job = Jobs(session).get("job_1", project_id=DEFAULT_PROJECT)
+        assert job is not None and job.status == "queued"
+        assert Idempotency(session).find("POST /x", "k", max_age_s=1e9) is not None
+        assert Idempotency(session, "prj_1").find("POST /x", "k", max_age_s=1e9) is None
+    with pytest.raises(IntegrityError), database.write() as session:
+        session.execute(update(PruneJobRow).values(status="nonsense"))
+    database.close()
+    engine = make_engine(empty_url, foreign_keys=False)
+    with engine.begin() as connection:
+        command.downgrade(_configuration(connection), "0003")
+        assert connection.exec_driver_sql("SELECT count(*) FROM prune_job").scalar() == 1
+    engine.dispose()
 
 
 def test_processes_that_start_at_once_migrate_once(empty_url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -34,12 +35,21 @@ def test_a_host_that_others_can_reach_is_known_as_such(host: str, beyond: bool) 
     assert Settings(host=host).listens_beyond_loopback is beyond
 
 
-def test_the_api_does_not_listen_beyond_loopback_without_being_told_to(tmp_path: Path) -> None:
-    environment = {"SECATEUR_HOME": str(tmp_path / "home"), "SECATEUR_HOST": "0.0.0.0", "SECATEUR_PORT": "0"}
+@pytest.mark.parametrize(
+    ("host", "auth", "asks"),
+    [("127.0.0.1", None, False), ("0.0.0.0", None, True), ("127.0.0.1", "keys", True), ("0.0.0.0", "off", False)],
+)
+def test_a_service_that_others_can_reach_asks_for_keys(host: str, auth: Literal["off", "keys"], asks: bool) -> None:
+    assert Settings(host=host, auth=auth).asks_for_keys is asks
+
+
+def test_the_api_does_not_listen_beyond_loopback_without_keys(tmp_path: Path) -> None:
+    values = {"HOME": str(tmp_path / "home"), "HOST": "0.0.0.0", "PORT": "0", "AUTH": "off"}
+    environment = {f"SECATEUR_{name}": value for name, value in values.items()}
     run = subprocess.run(
         [sys.executable, "-m", "app"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
-    assert run.returncode == 2 and "SECATEUR_ALLOW_ANONYMOUS" in run.stderr
+    assert run.returncode == 2 and "SECATEUR_AUTH" in run.stderr
     assert not (tmp_path / "home").exists()
 
 

@@ -1,0 +1,24 @@
+"""The tables. Wire words, wire units; JSON columns hold what the wire shows as objects."""
+
+from app.store.models.devices import DeviceRow, MeasurementRow, WorkerRow
+from app.store.models.inputs import DatasetRow, ModelRow
+from app.store.models.jobs import JobArtifactRow, JobEventRow, PruneJobRow
+from app.store.models.luts import LutFileRow, LutPairRow, LutRow, LutVersionRow
+from app.store.models.requests import BlobHoldRow, IdempotencyKeyRow
+
+__all__ = [
+    "BlobHoldRow",
+    "DatasetRow",
+    "DeviceRow",
+    "IdempotencyKeyRow",
+    "JobArtifactRow",
+    "JobEventRow",
+    "LutFileRow",
+    "LutPairRow",
+    "LutRow",
+    "LutVersionRow",
+    "MeasurementRow",
+    "ModelRow",
+    "PruneJobRow",
+    "WorkerRow",
+]

@@ -1,0 +1,33 @@
+"""What requests leave for those that follow: first answers, and blobs without a row."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.store.base import Base, Id, Sha256, UtcDateTime, database_now
+
+
+class IdempotencyKeyRow(Base):
+    """The first answer to a request that carried an `Idempotency-Key`."""
+
+    __tablename__ = "idempotency_key"
+
+    route: Mapped[str] = mapped_column(String(100), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(Sha256)
+    status: Mapped[int]
+    location: Mapped[str] = mapped_column(Text)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now(), index=True)
+
+
+class BlobHoldRow(Base):
+    """An upload that is being checked: its blob has no row yet and must not be swept away meanwhile."""
+
+    __tablename__ = "blob_hold"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    sha256: Mapped[str] = mapped_column(Sha256, index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now(), index=True)

@@ -14,6 +14,7 @@ steps, which find it under `context.spec["results"][<step name>]`:
 
 import math
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,13 @@ class StepProblem(Exception):
         self.code = code
         self.detail = detail
         self.errors = [dict(error) for error in errors]
+
+
+class Drained(BaseException):
+    """The worker is stopping and a checkpoint was just taken: the body ends here and goes on from it elsewhere.
+
+    No Exception, so that no body takes it for a failure of its own.
+    """
 
 
 def nobody(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,6 +73,8 @@ class StepContext:
     """Has the worker get something measured on a device with agents (`workers.measuring`) and waits for the answer;
     meanwhile this process holds no device. Raises StepProblem where there is none to be had.
     """
+    draining: threading.Event = field(default_factory=threading.Event)
+    """Set when the worker is about to stop: a body that takes checkpoints now and then takes one at once."""
     warned: list[dict[str, str]] = field(default_factory=list)
     """Warnings so far; they become `warnings` of the result, for the report."""
 
@@ -97,7 +107,8 @@ class StepContext:
     def checkpoint(self, path: Path) -> None:
         """Keep a copy of a file of the scratch folder now; the next attempt of this step finds it under the same name.
 
-        The copy is taken before this returns, so the body may overwrite the file at once.
+        The copy is taken before this returns, so the body may overwrite the file at once. When the worker is about to
+        stop this does not return: it raises Drained.
         """
         path = self.workdir / path
         name = path.relative_to(self.workdir).as_posix()
@@ -106,6 +117,8 @@ class StepContext:
         copy = outbox / uuid4().hex
         shutil.copyfile(path, copy)
         self.emit({"event": "checkpoint", "name": name, "file": copy.name})
+        if self.draining.is_set():
+            raise Drained
 
 
 def jsonable(value: Any) -> Any:

@@ -6,8 +6,9 @@ from sqlalchemy.orm import Session
 
 from app.errors import ApiProblem
 from app.store.models import DatasetRow, ModelRow
-from app.store.repositories import Datasets, Devices, Luts, Models
+from app.store.repositories import Datasets, Devices, Jobs, Luts, Models
 from secateur.schemas import ANALYTIC, ANALYTIC_DEVICES, ErrorDetail, PruneJobCreate
+from secateur.wire import Scheduled
 
 _MOST_NAMES_SHOWN = 20
 
@@ -51,11 +52,19 @@ def check_job(session: Session, spec: PruneJobCreate) -> None:
             f"No worker has registered the device {spec.device!r}; GET /v1/devices lists those there are.",
         )
     _check_further_devices(session, spec, faults)
+    check_after(session, spec, faults)
     if dataset is not None:
         chosen = _check_classes(spec.classes, dataset, faults)
         if model is not None:
             _check_fit(chosen, dataset, model, faults)
     faults.raise_if_any()
+
+
+def check_after(session: Session, spec: Scheduled, faults: Faults) -> None:
+    """Note every job in `after` that does not exist."""
+    for index, job_id in enumerate(spec.after):
+        if Jobs(session).get(job_id) is None:
+            faults.add("unknown_job", f"/after/{index}", f"There is no job or table build {job_id!r}.")
 
 
 def _check_further_devices(session: Session, spec: PruneJobCreate, faults: Faults) -> None:

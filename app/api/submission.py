@@ -9,12 +9,16 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from structlog.contextvars import get_contextvars
 
 from app.errors import ApiProblem, NotFound
+from app.scheduling import schedule
 from app.services import Services
 from app.store.models import PruneJobRow
-from app.store.repositories import Datasets, Devices, Idempotency, Jobs, Models
+from app.store.repositories import Datasets, Idempotency, Jobs, Models
+from app.tracing import current_traceparent
 from secateur.schemas import JobStatus
+from secateur.wire import Scheduled
 
 NOUNS = {"prune": "job", "lut_build": "table build"}
 
@@ -29,15 +33,18 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-Make = Callable[[Session], tuple[PruneJobRow, dict[str, Any]]]
-"""Adds the job in the given transaction; returns its row and its body."""
+Make = Callable[[Session], PruneJobRow]
+"""Adds the job in the given transaction."""
+Show = Callable[[PruneJobRow], BaseModel]
 
 
-def submit_once(services: Services, path: str, spec: BaseModel, key: str | None, make: Make) -> JSONResponse:
+def submit_once(
+    services: Services, path: str, spec: Scheduled, key: str | None, make: Make, show: Show
+) -> JSONResponse:
     """Answer 202 with the job that `make` adds, or, for a key that came before with the same body, the first answer."""
     for last_try in (False, True):
         try:
-            return _submit(services, path, spec, key, make)
+            return _submit(services, path, spec, key, make, show)
         except IntegrityError:
             # Another request has used the key since we looked: its answer is there now.
             if last_try or key is None:
@@ -45,7 +52,7 @@ def submit_once(services: Services, path: str, spec: BaseModel, key: str | None,
     raise AssertionError("unreachable")
 
 
-def _submit(services: Services, path: str, spec: BaseModel, key: str | None, make: Make) -> JSONResponse:
+def _submit(services: Services, path: str, spec: Scheduled, key: str | None, make: Make, show: Show) -> JSONResponse:
     route = f"POST {path}"
     body_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
     max_age_s = services.settings.idempotency_hours * 3600
@@ -58,8 +65,11 @@ def _submit(services: Services, path: str, spec: BaseModel, key: str | None, mak
                 if first.body_sha256 != body_sha256:
                     raise ApiProblem("idempotency_key_reused", "This Idempotency-Key came with another body before.")
                 return _accepted(first.location, first.body, replayed=True)
-        row, body = make(session)
-        _enqueue(services, session, row, row.workflow_id)
+        row = make(session)
+        # What the workers log of the job is found by the request that made it, and its spans belong to that trace.
+        row.request_id, row.traceparent = get_contextvars().get("request_id", ""), current_traceparent()
+        schedule(session, services.queue, row, after=spec.after)
+        body = show(require_job(session, row.id, row.kind)).model_dump(mode="json")
         location = f"{path}/{row.id}"
         if key is not None:
             answers.add(route, key, body_sha256=body_sha256, status=202, location=location, body=body)
@@ -87,7 +97,8 @@ def cancel_job(services: Services, job_id: str, kind: str = "prune") -> PruneJob
         row = require_job(session, job_id, kind)
         if changed is None and row.status != JobStatus.CANCELLING:
             raise ApiProblem("job_ended", f"Job {job_id} has ended as {row.status}; there is nothing to cancel.")
-    services.queue.cancel(row.workflow_id)
+    if row.turn is not None:
+        services.queue.cancel(row.workflow_id)
     return row
 
 
@@ -101,19 +112,10 @@ def retry_job(services: Services, job_id: str, kind: str = "prune") -> PruneJobR
             )
         if not _inputs_exist(session, row):
             raise ApiProblem("input_deleted", f"The model or dataset of job {job_id} was deleted; submit a new job.")
-        workflow_id = Jobs(session).requeue(job_id)
-        if workflow_id is None:
+        if Jobs(session).requeue(job_id) is None:
             raise ApiProblem("job_not_retryable", f"Job {job_id} was retried a moment ago.")
-        _enqueue(services, session, row, workflow_id)
+        schedule(session, services.queue, require_job(session, job_id, kind))
         return require_job(session, job_id, kind)
-
-
-def _enqueue(services: Services, session: Session, row: PruneJobRow, workflow_id: str) -> None:
-    device = Devices(session).get(row.device_id)
-    services.queue.enqueue_prune(
-        session, job_id=row.id, workflow_id=workflow_id, device_id=row.device_id,
-        agents=bool(device and device.profiles),
-    )  # fmt: skip
 
 
 def _inputs_exist(session: Session, row: PruneJobRow) -> bool:

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from app.migrate import migrate
 from app.queue import Queue
+from app.scheduling import schedule
 from app.settings import Settings
 from app.store.blobs import BlobStore
 from app.store.models import JobEventRow, PruneJobRow
@@ -90,14 +91,34 @@ class Service:
         self._workers.append(worker)
         return worker
 
-    def submit(self, *, ticks: int = 3, tick_s: float = 0.02, hold: int | None = None, act: str = "") -> str:
-        """Submit a toy job and return its id; see `toy_steps.work` for what it can be asked to do."""
+    def submit(
+        self,
+        *,
+        ticks: int = 3,
+        tick_s: float = 0.02,
+        hold: int | None = None,
+        act: str = "",
+        kind: str = "prune",
+        submitter: str = "",
+        after: Sequence[str] = (),
+        origin: Mapping[str, str] | None = None,
+        **spec: Any,
+    ) -> str:
+        """Submit a toy job and return its id; see `toy_steps.work` for what it can be asked to do.
+
+        `origin` has the `request_id` and `traceparent` of the request that made it.
+        """
         toy = {"ledger": str(self.ledger_path), "ticks": ticks, "tick_s": tick_s, "hold": hold, "act": act}
         with self.database.write() as session:
+            values = {"threads": 1, "batch": 1, "seed": 0, "toy": toy, **spec}
+            if kind == "lut_build":
+                values |= {"image_size": 8}
             job = Jobs(session).add(
-                name="toy", spec={"threads": 1, "batch": 1, "seed": 0, "toy": toy}, device_id="local", **self._inputs
+                name="toy", spec=values, device_id="local", kind=kind, submitter=submitter, **self._inputs
             )
-            self.queue.enqueue_prune(session, job_id=job.id, workflow_id=job.workflow_id, device_id="local")
+            for name, value in (origin or {}).items():
+                setattr(job, name, value)
+            schedule(session, self.queue, job, after=after)
             return job.id
 
     def held(self, job_id: str) -> int:

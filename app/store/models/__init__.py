@@ -2,7 +2,7 @@
 
 from app.store.models.devices import DeviceRow, MeasurementRow, WorkerRow
 from app.store.models.inputs import DatasetRow, ModelRow
-from app.store.models.jobs import JobArtifactRow, JobEventRow, PruneJobRow
+from app.store.models.jobs import JobArtifactRow, JobEventRow, JobWaitRow, PruneJobRow
 from app.store.models.luts import LutFileRow, LutPairRow, LutRow, LutVersionRow
 from app.store.models.requests import BlobHoldRow, IdempotencyKeyRow
 
@@ -13,6 +13,7 @@ __all__ = [
     "IdempotencyKeyRow",
     "JobArtifactRow",
     "JobEventRow",
+    "JobWaitRow",
     "LutFileRow",
     "LutPairRow",
     "LutRow",

@@ -4,6 +4,7 @@ from app.store.repositories.artifacts import Artifacts
 from app.store.repositories.datasets import Datasets
 from app.store.repositories.devices import Devices
 from app.store.repositories.events import Events
+from app.store.repositories.figures import Figures
 from app.store.repositories.holds import Holds
 from app.store.repositories.idempotency import Idempotency
 from app.store.repositories.jobs import Jobs
@@ -11,6 +12,7 @@ from app.store.repositories.luts import Luts, Moved
 from app.store.repositories.measurements import Measurements
 from app.store.repositories.models import Models
 from app.store.repositories.pages import RowPage
+from app.store.repositories.waits import Waits
 from app.store.repositories.workers import Workers
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Datasets",
     "Devices",
     "Events",
+    "Figures",
     "Holds",
     "Idempotency",
     "Jobs",
@@ -26,5 +29,6 @@ __all__ = [
     "Models",
     "Moved",
     "RowPage",
+    "Waits",
     "Workers",
 ]

@@ -47,6 +47,7 @@ class Jobs:
         dataset_id: str | None,
         device_id: str,
         kind: str = "prune",
+        submitter: str = "",
     ) -> PruneJobRow:
         """Insert a queued job; `workflow_id` on its row is the durable workflow to start."""
         job_id = new_id("job" if kind == "prune" else "bld")
@@ -58,6 +59,8 @@ class Jobs:
             model_id=model_id,
             dataset_id=dataset_id,
             device_id=device_id,
+            submitter=submitter,
+            priority=spec.get("priority", 0),
             workflow_id=_new_workflow_id(job_id),
         )
         self._session.add(row)
@@ -162,11 +165,17 @@ class Jobs:
                 "summary": None,
                 "failure": None,
                 "worker_id": None,
+                "turn": None,
                 "started_at": None,
                 "ended_at": None,
             },
         )
         return workflow_id if moved else None
+
+    def unqueue(self, row: PruneJobRow) -> None:
+        """Take a queued job off its queue; it gets another workflow when it is queued again."""
+        row.turn, row.workflow_id = None, _new_workflow_id(row.id)
+        self._session.flush()
 
     def succeed(self, job_id: str, *, outcome: str | None, summary: Mapping[str, Any]) -> bool:
         """Running -> succeeded."""

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from app.settings import Settings
+from app.tracing import Tracing
 from workers.child import Order
-from workers.process import Ending, child_env, run_child
+from workers.process import Ending, OnEvent, child_env, run_child
 
 BODY = """
 import os, sys, time
@@ -46,7 +48,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> tuple[Endi
     async def take(event: dict[str, Any]) -> None:
         events.append(event)
 
-    return asyncio.run(run_child("body", order, take, stall_timeout_s=30, beat_s=0.5)), events
+    return asyncio.run(followed(order, take, stall_timeout_s=30)), [
+        event for event in events if event["event"] != "span"
+    ]
+
+
+async def followed(
+    order: Order, take: OnEvent, *, stall_timeout_s: float, drain_after_s: float | None = None
+) -> Ending:
+    """Run the body, perhaps until the worker drains."""
+    draining = asyncio.Event()
+    if drain_after_s is not None:
+        asyncio.get_running_loop().call_later(drain_after_s, draining.set)
+    tracing = Tracing(Settings(), "test")
+    return await run_child(
+        "body", order, take, stall_timeout_s=stall_timeout_s, beat_s=0.1, draining=draining, tracing=tracing
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +143,7 @@ def asked(tmp_path: Path, act: str) -> tuple[Ending, list[bool]]:
             return {"problem": {"code": "measurement_failed", "detail": "no"}}
         return {"result": {"step": 10 + event["number"]}}
 
-    return asyncio.run(run_child("body", order, take, stall_timeout_s=1.0, beat_s=0.1)), free
+    return asyncio.run(followed(order, take, stall_timeout_s=1.0)), free
 
 
 def test_a_question_waits_for_its_answer_however_long_and_leaves_the_device_to_others(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import signal
 import socket
 import sys
 from types import FrameType
@@ -62,7 +63,9 @@ def main() -> int:
         # Behind a proxy the Host header is still the client's; nothing else a proxy says is trusted.
         proxy_headers=False,
     )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
+    # uvicorn raises the signal again once it has stopped, which is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(Server(config, app).serve(sockets=[listener]))
     return 0
 

@@ -108,8 +108,8 @@ class _Worker:
         await asyncio.to_thread(heartbeat.stop)
         with self._database.write() as session:
             Workers(session).stop(self.id)
-        await asyncio.to_thread(engine.close)
         await asyncio.to_thread(self._tracing.close)
+        await asyncio.to_thread(engine.close)
         self._scratch.close()
         self._queue.close()
         self._database.close()

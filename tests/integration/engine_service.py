@@ -38,6 +38,13 @@ def eventually(ask: Callable[[], T | None], what: str) -> T:
     raise AssertionError(f"waited in vain for {what}")
 
 
+def slot_of(service: "Service", job_id: str) -> int:
+    """Slot of the worker that has the job."""
+    worker_id = service.job(job_id).worker_id
+    assert worker_id is not None
+    return int(worker_id.rpartition("/")[2].partition(":")[0])
+
+
 def lives(pid: int) -> bool:
     """True while a process with this id runs; one that has ended and was not yet waited for does not."""
     try:
@@ -91,6 +98,18 @@ class Service:
         self._workers.append(worker)
         return worker
 
+    def start_api(self, port: int = 0) -> "subprocess.Popen[str]":
+        """Start an API process and wait until it listens; `api_port` and `api_url` are where."""
+        environment = {**os.environ, **self._environment, "PYTHONPATH": str(ROOT), "SECATEUR_PORT": str(port)}
+        environment["SECATEUR_EVENTS_POLL_S"] = "0.05"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app"], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        self.api_url = process.stdout.readline().split()[-1]
+        self.api_port = int(self.api_url.rpartition(":")[2])
+        return process
+
     def submit(
         self,
         *,
@@ -142,7 +161,8 @@ class Service:
         """Cancel as the API does."""
         with self.database.write() as session:
             assert Jobs(session).request_cancel(job_id) is not None
-        self.queue.cancel(self.job(job_id).workflow_id)
+        if self.job(job_id).turn is not None:
+            self.queue.cancel(self.job(job_id).workflow_id)
 
     def job(self, job_id: str) -> PruneJobRow:
         """The job as it is now."""

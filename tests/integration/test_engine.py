@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from engine_service import Service, eventually, lives
+from engine_service import Service, eventually, lives, slot_of
 
 
 @pytest.fixture
@@ -67,13 +67,6 @@ def two_workers(service: Service) -> list[subprocess.Popen[bytes]]:
     workers = [service.start_worker(slot=slot) for slot in (0, 1)]
     eventually(lambda: len(service.live_workers()) == 2, "two workers")
     return workers
-
-
-def slot_of(service: Service, job_id: str) -> int:
-    """Slot of the worker that has the job."""
-    worker_id = service.job(job_id).worker_id
-    assert worker_id is not None
-    return int(worker_id.rpartition("/")[2].partition(":")[0])
 
 
 def test_the_job_of_a_killed_worker_goes_on_at_another_one(service: Service) -> None:

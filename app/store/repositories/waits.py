@@ -36,7 +36,7 @@ class Waits:
             select(PruneJobRow)
             .join(JobWaitRow, JobWaitRow.needs_id == PruneJobRow.id)
             .where(JobWaitRow.job_id == job_id, or_(PruneJobRow.status.in_(ACTIVE), lost))
-            .order_by(PruneJobRow.id)
+            .order_by(PruneJobRow.created_at, PruneJobRow.id)
         )
         return list(self._session.scalars(query))
 

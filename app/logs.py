@@ -2,7 +2,6 @@
 and trace where there are any. Records of libraries come out alike, and secrets in none of them.
 """
 
-import json
 import logging
 import re
 import sys
@@ -33,15 +32,11 @@ def configure_logs(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    render: list[Any] = [structlog.processors.format_exc_info, hide(secrets(settings))]
     if settings.log_format == "json":
-        render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        render.append(structlog.processors.JSONRenderer())
     else:
-        render = [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                exception_formatter=structlog.dev.plain_traceback,  # the fancy one prints local variables
-            )
-        ]
+        render.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -56,7 +51,7 @@ def configure_logs(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render, hide(secrets(settings))],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
     root = logging.getLogger()
@@ -82,16 +77,24 @@ def secrets(settings: Settings) -> list[str]:
     return sorted((one for one in found if len(one) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
-def hide(words: list[str]) -> Callable[[Any, str, Any], str]:
-    """A last processor, which takes `words`, passwords in URLs and Authorization headers out of a rendered record."""
-    spelt = [form for word in words for form in (word, json.dumps(word)[1:-1])]
+def hide(words: list[str]) -> Callable[[Any, str, dict[str, Any]], dict[str, Any]]:
+    """A processor that takes `words`, passwords in URLs and Authorization headers out of everything a record holds."""
 
-    def processor(logger: Any, method: str, text: Any) -> str:
-        del logger, method
-        assert isinstance(text, str), "it comes after the renderer"
-        for word in spelt:
+    def clean(value: Any) -> Any:
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, dict):
+            return {clean(name): clean(item) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [clean(item) for item in value]
+        text = value if isinstance(value, str) else repr(value)
+        for word in words:
             text = text.replace(word, HIDDEN)
         return _AUTHORIZATION.sub(rf"\1{HIDDEN}", _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", text))
+
+    def processor(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+        del logger, method
+        return {name: clean(value) for name, value in event.items()}
 
     return processor
 

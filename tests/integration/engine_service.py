@@ -88,13 +88,18 @@ class Service:
         self.queue.close()
         self.database.close()
 
-    def start_worker(self, slot: int = 0, locks: str = "locks") -> subprocess.Popen[bytes]:
-        """Start a worker process that runs the toy job; workers with other `locks` are as if on another machine."""
+    def start_worker(self, slot: int = 0, locks: str = "locks", log: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a worker process that runs the toy job and perhaps writes what it logs to a file.
+
+        Workers with other `locks` are as if on another machine.
+        """
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
         environment = {**os.environ, **self._environment, "PYTHONPATH": path, "A_SECRET": "x"}
         environment["SECATEUR_LOCK_FOLDER"] = str(self._folder / locks)
         command = [sys.executable, "-m", "toy_steps", str(slot)]
-        worker = subprocess.Popen(command, env=environment, cwd=ROOT)
+        with contextlib.ExitStack() as files:
+            stderr = files.enter_context(log.open("ab")) if log else None
+            worker = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=stderr)
         self._workers.append(worker)
         return worker
 

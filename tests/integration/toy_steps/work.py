@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -43,6 +44,9 @@ def misbehave(context: StepContext, act: str) -> None:
         case "raise":
             print("to be or not to be")
             raise ZeroDivisionError("the last words")
+        case "talk":
+            logging.getLogger("toy").warning("a record of a %s", "library")
+            print("a line on stdout")
         case "segfault":
             ctypes.string_at(0)
         case "stall":

@@ -57,10 +57,13 @@ def configure_logs(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic", "dbos"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
+    # The engine gives its logger a console of its own where it finds no handler, and so ours has to be there first.
+    logging.getLogger("dbos").handlers = [handler]
+    logging.getLogger("dbos").propagate = False
     logging.getLogger("uvicorn.access").disabled = True  # we write our own line, with ids
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("dbos").setLevel(logging.WARNING)

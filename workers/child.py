@@ -157,7 +157,7 @@ def _log_through(emit: Emit) -> None:
             text = self.format(record)
             emit({"event": "record", "level": record.levelno, "logger": record.name, "text": text, "at": at})
 
-    logging.basicConfig(level=logging.INFO, handlers=[Handler()])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Handler()])
     logging.captureWarnings(True)
 
 

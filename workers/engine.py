@@ -75,9 +75,6 @@ class Engine:
             "sys_db_idle_transaction_timeout_sec": IDLE_TRANSACTION_TIMEOUT_S,
         }
         self._dbos = DBOS(config=config)
-        # DBOS gives its logger a console of its own; its records belong into ours.
-        logging.getLogger("dbos").handlers.clear()
-        logging.getLogger("dbos").propagate = True
         logging.getLogger("dbos").addFilter(_is_no_cancel)
         self._register()
         DBOS.listen_queues(list(self._queues))

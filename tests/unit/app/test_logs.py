@@ -36,6 +36,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[st
     configure_logs(Settings(database_url=URL, agent_key="agent-key-0123"))
     yield lambda: [json.loads(line) for line in text.getvalue().splitlines()]
     root.handlers, root.level = handlers, level
+    logging.getLogger("dbos").handlers, logging.getLogger("dbos").propagate = [], True
     logging.captureWarnings(False)
     structlog.configure(**before)
 

@@ -86,11 +86,6 @@ class Jobs:
             query = query.where(PruneJobRow.status.in_([s.value for s in status]))
         return newest_first(self._session, query, PruneJobRow.id, before=before, limit=limit)
 
-    def counts(self) -> dict[JobStatus, int]:
-        """How many jobs are in each status."""
-        rows = self._session.execute(select(PruneJobRow.status, func.count()).group_by(PruneJobRow.status)).all()
-        return {JobStatus(status): count for status, count in rows}
-
     def active_of_model(self, model_id: str) -> list[str]:
         """Ids of jobs that have not ended and use this model."""
         return self._active(PruneJobRow.model_id == model_id)

@@ -40,7 +40,7 @@ class StepProblem(Exception):
 
 
 class Drained(BaseException):
-    """The worker is stopping and a checkpoint was just taken: the body ends here and goes on from it elsewhere.
+    """The worker is stopping and a checkpoint has been taken: the body ends here and goes on from it elsewhere.
 
     No Exception, so that no body takes it for a failure of its own.
     """
@@ -75,6 +75,8 @@ class StepContext:
     """
     draining: threading.Event = field(default_factory=threading.Event)
     """Set when the worker is about to stop: a body that takes checkpoints now and then takes one at once."""
+    kept: threading.Event = field(default_factory=threading.Event)
+    """Set when a checkpoint was taken since then."""
     warned: list[dict[str, str]] = field(default_factory=list)
     """Warnings so far; they become `warnings` of the result, for the report."""
 
@@ -87,7 +89,11 @@ class StepContext:
         self.emit({"event": "phase", "phase": name})
 
     def progress(self, fraction: float, seconds_left: float | None = None) -> None:
-        """Say how much of this step is done, 0 to 1, and how long the rest will take; call it freely, the worker throttles."""
+        """Say how much of this step is done, 0 to 1, and how long the rest will take; call it freely, the worker throttles.
+
+        Raises Drained after a checkpoint, when the worker is about to stop.
+        """
+        self._leave_when_kept()
         left = {} if seconds_left is None else {"seconds_left": max(0.0, float(seconds_left))}
         self.emit({"event": "progress", "fraction": min(1.0, max(0.0, float(fraction))), **left})
 
@@ -108,8 +114,9 @@ class StepContext:
         """Keep a copy of a file of the scratch folder now; the next attempt of this step finds it under the same name.
 
         The copy is taken before this returns, so the body may overwrite the file at once. When the worker is about to
-        stop this does not return: it raises Drained.
+        stop, the next call of this or of `progress` raises Drained: what belongs to the checkpoint can still be told.
         """
+        self._leave_when_kept()
         path = self.workdir / path
         name = path.relative_to(self.workdir).as_posix()
         outbox = self.workdir / OUTBOX
@@ -118,6 +125,10 @@ class StepContext:
         shutil.copyfile(path, copy)
         self.emit({"event": "checkpoint", "name": name, "file": copy.name})
         if self.draining.is_set():
+            self.kept.set()
+
+    def _leave_when_kept(self) -> None:
+        if self.kept.is_set():
             raise Drained
 
 

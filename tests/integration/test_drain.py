@@ -60,6 +60,8 @@ def test_a_job_drained_in_mid_training_goes_on_elsewhere_from_its_checkpoint(ser
     assert job.summary == {"budget_ms": 1.5, "measured_ms": 1.25, "accuracy": 0.5}
     assert slot_of(service, job_id) != slot
     assert ticks(service) == list(range(20)), "the drained worker's last tick is in the checkpoint"
+    told = [event.data["tick"] for event in service.events(job_id, "metric")]
+    assert told == list(range(20)), "the history lost or repeated what belongs to the last checkpoint"
     texts = [event.data.get("text") for event in service.events(job_id, "log")]
     assert "The worker stops; another one will go on." in texts
     assert [event.kind for event in service.events(job_id, "warning")] == []

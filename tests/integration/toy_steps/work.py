@@ -29,8 +29,8 @@ def run(context: StepContext) -> dict[str, Any]:
         checkpoint.parent.mkdir(exist_ok=True)
         checkpoint.write_text(json.dumps({"done": tick + 1}))
         context.checkpoint(checkpoint)
-        context.progress((tick + 1) / toy["ticks"])
         context.metric(tick=tick, loss=float("nan"))
+        context.progress((tick + 1) / toy["ticks"])
     context.path("work.json").write_text(json.dumps({"ticks": toy["ticks"]}))
     ledger.write(context.spec["job"], "worked")
     return {"ticks": toy["ticks"], "summary": {"measured_ms": 1.25}}

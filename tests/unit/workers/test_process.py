@@ -30,12 +30,14 @@ def run(context):
     if act == "ask in vain": context.ask({"kind": "step", "number": -1})
     if act == "tick":
         for tick in range(100):
-            time.sleep(0.1)
-            context.path("kept").write_text(str(tick))
             try:
-                context.checkpoint(context.path("kept"))
+                context.progress(tick / 100)
             except Exception:
                 pass
+            time.sleep(0.1)
+            context.path("kept").write_text(str(tick))
+            context.checkpoint(context.path("kept"))
+            context.metric(tick=tick)
     if act == "exit": sys.exit(3)
     if act == "vanish": os._exit(4)
 """
@@ -177,13 +179,15 @@ def test_a_child_that_is_asked_to_drain_ends_with_a_checkpoint_whatever_its_body
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = placed(tmp_path, monkeypatch, "tick")
-    kept = []
+    kept, told = [], []
 
     async def take(event: dict[str, Any]) -> None:
+        if event["event"] == "metric":
+            told.append(str(event["values"]["tick"]))
         if event["event"] == "checkpoint":
             kept.append((tmp_path / OUTBOX / event["file"]).read_text())
 
     with pytest.raises(Stopping):
         asyncio.run(followed(order, take, stall_timeout_s=30, drain_after_s=1.5))
-    assert kept and kept == [str(tick) for tick in range(len(kept))]
+    assert kept and kept == told == [str(tick) for tick in range(len(kept))]
     assert (tmp_path / "kept").read_text() == kept[-1], "nothing was done after the last checkpoint"

@@ -36,7 +36,7 @@ lint: $(READY) ## ruff, mypy --strict, import directions
 	$(BIN)/lint-imports
 
 lock: $(READY) ## pin every dependency again, with hashes
-	$(PIP_COMPILE) --extra server --extra worker --output-file requirements.lock pyproject.toml
+	$(PIP_COMPILE) --extra server --extra worker --extra tracing --output-file requirements.lock pyproject.toml
 	$(PIP_COMPILE) --extra server --extra worker --extra dev --output-file requirements-dev.lock pyproject.toml
 
 clean: ## remove what runs left here (the virtual environment stays)

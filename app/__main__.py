@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import math
+import signal
 import socket
 import sys
 from types import FrameType
@@ -18,11 +20,9 @@ from app.settings import Settings
 
 log = structlog.get_logger("app")
 
-_GRACE_S = 20  # for requests that are being answered when the service is stopped
-
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which tells open event streams to end when it is told to stop."""
+    """uvicorn's server, which tells open event streams to end when it is told to stop; a second signal ends patience."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
@@ -30,6 +30,8 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by signals."""
+        if self._app_to_stop.state.stopping.is_set():
+            self.force_exit = True
         self._app_to_stop.state.stopping.set()
         super().handle_exit(sig, frame)
 
@@ -61,11 +63,13 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         # Behind a proxy the Host header is still the client's; nothing else a proxy says is trusted.
         proxy_headers=False,
     )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
+    # uvicorn raises the signal again once it has stopped, which is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(Server(config, app).serve(sockets=[listener]))
     return 0
 

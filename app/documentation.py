@@ -1,4 +1,4 @@
-"""`python -m app.documentation`: the tables of settings and error codes, as app/README.md shows them."""
+"""`python -m app.documentation`: the tables of settings, error codes and metrics, as app/README.md shows them."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from app.errors import PROBLEMS
+from app.metrics import METRICS
 from app.settings import GIB, MIB, Settings
 
 README = Path(__file__).parent / "README.md"
@@ -30,9 +31,18 @@ def problems_table() -> str:
     return "\n".join(lines)
 
 
+def metrics_table() -> str:
+    """Every metric with its labels and unit, as Markdown."""
+    lines = ["| metric | kind | unit | labels | meaning |", "|---|---|---|---|---|"]
+    for name, kind in METRICS.items():
+        labels = ", ".join(f"`{label}`" for label in kind.labels)
+        lines.append(f"| `{name}` | {kind.kind} | {kind.unit} | {labels} | {kind.meaning} |")
+    return "\n".join(lines)
+
+
 def updated(text: str) -> str:
     """`text` with the tables between its markers brought up to date."""
-    for name, table in (("settings", settings_table()), ("problems", problems_table())):
+    for name, table in (("settings", settings_table()), ("problems", problems_table()), ("metrics", metrics_table())):
         before, marker, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition("\n<!-- end -->")
         text = before + marker + table + end + after

@@ -121,6 +121,9 @@ PROBLEMS: Mapping[str, Kind] = {
     # Jobs
     "unknown_model": Kind(status=422, title="Unknown model", meaning="`model_id` names no uploaded model."),
     "unknown_dataset": Kind(status=422, title="Unknown dataset", meaning="`dataset_id` names no uploaded dataset."),
+    "unknown_job": Kind(
+        status=422, title="Unknown job", meaning="`after` names a job or table build that does not exist."
+    ),
     "unknown_device": Kind(
         status=422,
         title="Unknown device",
@@ -220,7 +223,9 @@ PROBLEMS: Mapping[str, Kind] = {
         status=503, title="Database unavailable", meaning="The database does not answer. Try again in a moment."
     ),
     "not_ready": Kind(
-        status=503, title="Not ready", meaning="The database lacks migrations, or the service is stopping."
+        status=503,
+        title="Not ready",
+        meaning="The database, its migrations or the store fail (`checks` tells which), or the service is stopping.",
     ),
     "check_timeout": Kind(
         status=504, title="The check took too long", meaning="No worker finished the check in time; all may be busy."
@@ -245,8 +250,9 @@ class ApiProblem(HTTPException):
         status: int | None = None,
         title: str | None = None,
         headers: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> None:
-        """`status` and `title` are only needed for codes that a worker invented."""
+        """`status` and `title` are only needed for codes that a worker invented; `more` are members of the body."""
         kind = PROBLEMS.get(code, PROBLEMS["upload_refused"])
         super().__init__(status or kind.status, detail, dict(headers or {}))
         self.problem = Problem(
@@ -256,6 +262,7 @@ class ApiProblem(HTTPException):
             code=code,
             detail=detail,
             errors=list(errors),
+            **more,
         )
 
 

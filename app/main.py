@@ -29,9 +29,13 @@ from app.api import (
     whoami,
 )
 from app.auth.middleware import TrailMiddleware
+from app.api import metrics as metrics_route
+from app.metrics import Metrics
 from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
+from app.request_metrics import MetricsMiddleware
 from app.services import open_services
 from app.settings import Settings
+from app.tracing import Tracing
 from app.web import login, pages
 from secateur import __version__
 from secateur.schemas import JobEvent, Page, Problem
@@ -54,20 +58,27 @@ ROUTERS = (
     whoami.router,
     health.router,
 )
+UNTRACED_PATHS = ("/healthz", "/readyz", "/metrics")
 UPLOAD_PATHS = ("/v1/models", "/v1/datasets", "/v1/luts")
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The ASGI app; its database must have been migrated."""
 
+    tracing = Tracing(settings, "secateur-api")
+    metrics = Metrics()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = open_services(settings)
         await run_in_threadpool(services.sweep)
         app.state.services = services
+        metrics.watch(services)
         yield
         app.state.stopping.set()
         await run_in_threadpool(services.close)
+        await run_in_threadpool(tracing.close)
+        await run_in_threadpool(metrics.close)
 
     app = FastAPI(
         title="Secateur",
@@ -77,13 +88,25 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # the usual pages load their scripts from elsewhere; this service works offline
         redoc_url=None,
         lifespan=lifespan,
-        middleware=_middleware(settings),
+        middleware=[Middleware(MetricsMiddleware, metrics=metrics), *_middleware(settings)],
+        telemetry={
+            "tracing": tracing.provider is not None,
+            "tracer_provider": tracing.provider,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "exclude": lambda scope: scope.get("path") in UNTRACED_PATHS,
+        },
     )
+    app.state.metrics = metrics
+    app.state.readiness = health.Readiness()
     app.state.stopping = threading.Event()
     handlers.install(app)
     for router in ROUTERS:
         app.include_router(router)
     app.include_router(login.router, include_in_schema=False)
+    if settings.metrics == "api":
+        app.include_router(metrics_route.router)
     app.include_router(pages.router, include_in_schema=False)
     app.mount("/static", pages.static_files(), name="static")
     _document(app)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ApiProblem, problem_response
 from app.settings import Settings
+from app.tracing import incoming_traceparent
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,8 @@ class RequestMiddleware:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        traceparent = incoming_traceparent(Headers(scope=scope))
+        structlog.contextvars.bind_contextvars(request_id=request_id, traceparent=traceparent)
         began = time.perf_counter()
         status = 0
 

@@ -15,6 +15,9 @@ AGENTS_QUEUE = "agents"
 """Jobs that measure on devices with agents wait here for any worker."""
 INSPECT_WORKFLOW = "inspect"
 PRUNE_WORKFLOW = "prune"
+HIGHEST_PRIORITY = 10
+TURNS = 10**8
+"""Turns of one priority that the engine can tell apart: it takes whole numbers up to 2**31 - 1, the smallest first."""
 
 
 class QueueError(RuntimeError):
@@ -47,16 +50,18 @@ class Queue:
         self._version = version
 
     def enqueue_prune(
-        self, session: Session, *, job_id: str, workflow_id: str, device_id: str, agents: bool = False
+        self, session: Session, *, job_id: str, workflow_id: str, queue: str, priority: int = 0, turn: int = 0
     ) -> None:
-        """Queue the job in the transaction of `session`, so that both happen or neither: for workers of its device, or
-        for any worker where the device has `agents`.
+        """Queue the job in the transaction of `session`, so that both happen or neither.
+
+        Jobs of a higher `priority` (-10..10) go first, among equals those of a smaller `turn`.
         """
         options: EnqueueOptions = {
             "workflow_name": PRUNE_WORKFLOW,
-            "queue_name": AGENTS_QUEUE if agents else device_queue(device_id),
+            "queue_name": queue,
             "workflow_id": workflow_id,
             "app_version": self._version,
+            "priority": 1 + (HIGHEST_PRIORITY - priority) * TURNS + min(turn, TURNS - 1),
         }
         self._client.enqueue_in_transaction(session, options, job_id)
 

@@ -74,6 +74,22 @@ class Settings(BaseSettings):
         default="json", description="`json`: one object a line; `console`: for people."
     )
 
+    otlp_endpoint: str = Field(
+        default="",
+        description="Address of an OpenTelemetry collector that takes traces over HTTP (`http://127.0.0.1:4318`); "
+        "empty: no traces. Headers for it come from `OTEL_EXPORTER_OTLP_HEADERS`.",
+    )
+    metrics: Literal["api", "port", "off"] = Field(
+        default="api",
+        description="Where Prometheus metrics are served: at `/metrics` of the API, of a port of their own, or nowhere.",
+    )
+    metrics_port: int = Field(
+        default=9117, ge=0, le=65535, description="Port of the metrics where they have their own."
+    )
+    metrics_cache_s: float = Field(
+        default=5.0, ge=0, description="How long figures read from the database answer further scrapes."
+    )
+
     max_body_bytes: int = Field(default=MIB, ge=1024, description="Largest JSON body of a request.")
     max_model_bytes: int = Field(default=2 * GIB, ge=1024, description="Largest model file.")
     max_dataset_bytes: int = Field(default=8 * GIB, ge=1024, description="Largest dataset zip.")
@@ -116,6 +132,12 @@ class Settings(BaseSettings):
     )
     stall_timeout_s: float = Field(
         default=900.0, gt=0, description="Silence of a job's own process after which it is stopped and tried again."
+    )
+    drain_timeout_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="How long a process that is told to stop takes at most: the API for requests it is answering, a "
+        "worker for the running step to come to its next checkpoint.",
     )
     max_attempts: int = Field(
         default=3, ge=1, description="How many workers may be lost to one job before it is failed as `poison_job`."

@@ -17,6 +17,7 @@ from secateur.schemas import (
     Threads,
     Wire,
 )
+from secateur.wire import Scheduled
 
 DeviceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
@@ -110,7 +111,7 @@ class LutComparison(Wire):
     """Spearman's; null for fewer than two shared entries, or where all of one table's are equal."""
 
 
-class LutBuildCreate(Wire):
+class LutBuildCreate(Scheduled):
     """Measure every entry a model needs, without pruning anything."""
 
     name: str = Field(default="", max_length=200)

@@ -6,19 +6,17 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from secateur.wire import Name as Name
+from secateur.wire import Scheduled
+from secateur.wire import Wire as Wire
+
 T = TypeVar("T")
-
-
-class Wire(BaseModel):
-    """Base of every body: unknown fields are refused, so a misspelt option never passes silently."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class JobStatus(StrEnum):
     """Where a job is; closed set."""
 
-    QUEUED = "queued"  # -> running, cancelled
+    QUEUED = "queued"  # -> running, cancelled, failed
     RUNNING = "running"  # -> cancelling, succeeded, failed
     CANCELLING = "cancelling"  # -> cancelled
     SUCCEEDED = "succeeded"
@@ -34,7 +32,6 @@ class JobStatus(StrEnum):
 Outcome = Literal["budget_met", "budget_missed", "infeasible"]
 Saliency = Literal["squared_taylor", "bn_taylor", "cass", "other_classes", "magnitude", "random"]
 Solver = Literal["secateur", "halp", "crisp", "uniform", "magnitude", "random", "cp_sat"]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
 _RUNS, _TILES = r"[1-9]\d?:[1-9]\d?", r"[1-9]\d{0,3}x[1-9]\d{0,3}@[1-9]\d{0,3}/[1-9]\d{0,3}"
 PatternChoices = list[Annotated[str, Field(pattern=rf"^({_RUNS}|({_RUNS}v?\+)?{_TILES})$")]]
 ANALYTIC = "analytic/"
@@ -67,7 +64,7 @@ class Problem(BaseModel):
     status: int
     code: str
     detail: str
-    errors: list[ErrorDetail] = []
+    errors: list[ErrorDetail] = Field(default=[])
 
 
 class Model(Wire):
@@ -155,7 +152,7 @@ class Budgeted(Wire):
         return self
 
 
-class PruneJobCreate(Budgeted):
+class PruneJobCreate(Budgeted, Scheduled):
     """A prune job: these classes, this device, this budget."""
 
     name: str = Field(default="", max_length=200)
@@ -217,7 +214,7 @@ class Failure(Wire):
 
     code: str
     detail: str
-    errors: list[ErrorDetail] = []
+    errors: list[ErrorDetail] = Field(default=[])
 
 
 class TableUse(Wire):
@@ -246,7 +243,7 @@ class PruneJob(Wire):
     """Headline figures of the report, once there are any: budget_ms, dense_ms, measured_ms, min_achievable_ms,
     accuracy_dense, accuracy..."""
     failure: Failure | None
-    tables: list[TableUse] = []
+    tables: list[TableUse] = Field(default=[])
     """Latency tables it plans with, each in the version it was given or made."""
     created_at: datetime
     started_at: datetime | None

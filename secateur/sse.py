@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from secateur.errors import ApiError, ConnectionFailed, UnexpectedAnswer, WaitTimeout
 from secateur.schemas import JobEvent, JobStatus, Wire
 from secateur.transport import Transport
+from secateur.wire import CLOSING
 
 SILENCE_S = 45.0
 """A stream silent for this long is dead: the service sends a comment every 15 s."""
@@ -124,6 +125,8 @@ def _stream(transport: Transport, path: str, after: int, deadline: float | None)
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise UnexpectedAnswer(str(response.url), "its events are not a text/event-stream")
         for message in parse(response.iter_bytes()):
+            if message is not None and message.event == CLOSING:
+                return
             yield None if message is None else transport.parse(message.data, JobEvent, url=str(response.url))
 
 

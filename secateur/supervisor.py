@@ -15,8 +15,10 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 STEADY_S = 60.0
 """A child that lived this long is well again: its next crash counts as the first."""
-STOP_S = 20.0
-"""Time a child has to hand back its work after SIGTERM, before SIGKILL."""
+STOP_S = 30.0
+"""Time a child has to hand back its work after SIGTERM, before SIGKILL, where nothing else is said."""
+FORCED_S = 5.0
+"""The same after a second signal: enough to hand back, not to wait for a checkpoint."""
 POLL_S = 0.2
 PR_SET_PDEATHSIG = 1
 
@@ -32,6 +34,8 @@ class Child:
     pause_s: float = FIRST_PAUSE_S
     restart_at: float | None = None
     """When a crashed child is due again, by the monotonic clock."""
+    stage: int = 0
+    """Children of a higher stage are stopped, and gone, before others are asked."""
 
     @property
     def alive(self) -> bool:
@@ -60,7 +64,8 @@ class Supervisor:
     """Hears one sentence for each crash, restart and stop."""
     children: list[Child] = field(default_factory=list)
     num_asked: int = 0
-    """Signals to stop so far; the second one ends patience."""
+    """Signals to stop so far; the second one is handed on and ends patience."""
+    stop_s: float = STOP_S
 
     def handle_signals(self) -> None:
         """Let SIGINT, SIGTERM and SIGHUP end `watch`; a second one makes `stop` kill at once."""
@@ -71,9 +76,9 @@ class Supervisor:
         del number, frame
         self.num_asked += 1
 
-    def start(self, name: str, command: Sequence[str]) -> Child:
+    def start(self, name: str, command: Sequence[str], *, stage: int = 0) -> Child:
         """Start a process that is kept alive from now on."""
-        child = Child(name=name, command=command)
+        child = Child(name=name, command=command, stage=stage)
         self.children.append(child)
         self._spawn(child)
         return child
@@ -114,18 +119,32 @@ class Supervisor:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """Ask every child to end, last started first; kill those that take too long, and what they left behind."""
-        for child in reversed(self.children):
-            if child.alive and child.process is not None:
-                child.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_S
-        while self.num_asked < 2 and time.monotonic() < deadline and any(child.alive for child in self.children):
+        """Ask every child to end, one after another, last started first; kill those that take too long, and what they
+        left behind. So workers hand back their jobs while the API still tells of it.
+        """
+        for stage in sorted({child.stage for child in self.children}, reverse=True):
+            self._stop([child for child in self.children if child.stage == stage])
+
+    def _stop(self, children: Sequence[Child]) -> None:
+        self._signal(children)
+        deadline = time.monotonic() + self.stop_s
+        forced = False
+        while time.monotonic() < deadline and any(child.alive for child in children):
+            if self.num_asked >= 2 and not forced:
+                forced = True
+                self._signal(children)
+                deadline = time.monotonic() + min(FORCED_S, self.stop_s)
             time.sleep(0.05)
-        for child in self.children:
+        for child in children:
             if child.alive:
                 self.tell(f"{child.name} did not stop in time; killing it")
             if child.process is not None:
                 child.bury()
+
+    def _signal(self, children: Sequence[Child]) -> None:
+        for child in reversed(children):
+            if child.alive and child.process is not None:
+                child.process.send_signal(signal.SIGTERM)
 
 
 def describe_exit(code: int) -> str:

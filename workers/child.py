@@ -1,15 +1,17 @@
 """The child process that runs one step body: `python -m workers.child <step>`.
 
 Its first line of stdin is the JSON `Order`; every later line is a sign of life of the worker, or its answer to the
-question that the body has asked last. It answers with JSON lines on stdout. It has no database and no credentials, and
+question that the body has asked last, or `DRAIN`. It answers with JSON lines on stdout. It has no database and no credentials, and
 it never outlives its worker: the kernel kills it when the worker dies, and a thread kills its whole process group when
 stdin ends or falls silent.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import importlib
 import json
+import logging
 import os
 import queue
 import select
@@ -18,16 +20,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from workers.context import StepContext, StepProblem, jsonable
+from workers.context import Drained, Emit, StepContext, StepProblem, jsonable
 
 PR_SET_PDEATHSIG = 1
 LOCK_POLL_S = 0.1
 WAITING_EVERY_S = 2.0
+DRAIN = b'{"drain": true}'
+"""Line by which the worker asks for an end at the next checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,8 @@ class Order:
     """Lock file of the physical device to hold while the body runs; null where it neither measures nor trains."""
     silence_timeout_s: float
     """The child ends itself when the worker has said nothing for this long (stopped or cut off)."""
+    traceparent: str = ""
+    """W3C trace context that the child, and whatever it starts, works below; empty without tracing."""
 
     def to_line(self) -> bytes:
         """Return the order as one JSON line."""
@@ -60,12 +67,18 @@ def main() -> int:
     wire = _take_stdout()
     order, stdin = _read_order()
     answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_guard, args=(stdin, order.silence_timeout_s, answers), daemon=True).start()
+    draining = threading.Event()
+    threading.Thread(target=_guard, args=(stdin, order.silence_timeout_s, answers, draining), daemon=True).start()
     emit = _emitter(wire)
+    _log_through(emit)
+    if order.traceparent:
+        os.environ["TRACEPARENT"] = order.traceparent
     lock = _DeviceLock(order.device_lock, emit)
     try:
-        lock.hold()
-        body = importlib.import_module(f"{order.package}.{step}")
+        with _span(emit, "wait for the device"):
+            lock.hold()
+        with _span(emit, "load"):
+            body = importlib.import_module(f"{order.package}.{step}")
         context = StepContext(
             workdir=Path(order.workdir),
             cache=Path(order.cache),
@@ -74,10 +87,14 @@ def main() -> int:
             attempt=order.attempt,
             emit=emit,
             ask=_asker(emit, answers, lock),
+            draining=draining,
         )
-        result = body.run(context) or {}
+        with _span(emit, "run"):
+            result = body.run(context) or {}
         emit({"event": "result", "result": {**result, "warnings": context.warned} if context.warned else result})
         lock.free()
+    except Drained:
+        emit({"event": "drained"})
     except StepProblem as problem:
         emit({"event": "problem", "code": problem.code, "detail": problem.detail, "errors": problem.errors})
     except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
@@ -121,7 +138,32 @@ def _read_order() -> tuple[Order, int]:
     return Order(**json.loads(data.split(b"\n", 1)[0])), stdin
 
 
-def _guard(stdin: int, silence_timeout_s: float, answers: "queue.SimpleQueue[bytes]") -> None:
+@contextlib.contextmanager
+def _span(emit: Emit, name: str) -> Iterator[None]:
+    """Tell the worker how long the block took; it knows the trace and has the line to the collector."""
+    start_ns = time.time_ns()
+    try:
+        yield
+    finally:
+        emit({"event": "span", "name": name, "start_ns": start_ns, "end_ns": time.time_ns()})
+
+
+def _log_through(emit: Emit) -> None:
+    """Send log records and warnings of the body and its libraries to the worker, which adds the job's ids."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            at = datetime.fromtimestamp(record.created, UTC).isoformat()
+            text = self.format(record)
+            emit({"event": "record", "level": record.levelno, "logger": record.name, "text": text, "at": at})
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Handler()])
+    logging.captureWarnings(True)
+
+
+def _guard(
+    stdin: int, silence_timeout_s: float, answers: "queue.SimpleQueue[bytes]", draining: threading.Event
+) -> None:
     """Hand on what the worker answers; kill the process group, grandchildren included, when it is gone or silent."""
     data = b""
     while True:
@@ -134,7 +176,10 @@ def _guard(stdin: int, silence_timeout_s: float, answers: "queue.SimpleQueue[byt
             os.killpg(os.getpgid(0), signal.SIGKILL)
         *lines, data = (data + chunk).split(b"\n")
         for line in filter(None, lines):
-            answers.put(line)
+            if line == DRAIN:
+                draining.set()
+            else:
+                answers.put(line)
 
 
 def _emitter(wire: int) -> Callable[[Mapping[str, Any]], None]:

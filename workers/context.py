@@ -14,6 +14,7 @@ steps, which find it under `context.spec["results"][<step name>]`:
 
 import math
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,13 @@ class StepProblem(Exception):
         self.code = code
         self.detail = detail
         self.errors = [dict(error) for error in errors]
+
+
+class Drained(BaseException):
+    """The worker is stopping and a checkpoint has been taken: the body ends here and goes on from it elsewhere.
+
+    No Exception, so that no body takes it for a failure of its own.
+    """
 
 
 def nobody(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,6 +73,10 @@ class StepContext:
     """Has the worker get something measured on a device with agents (`workers.measuring`) and waits for the answer;
     meanwhile this process holds no device. Raises StepProblem where there is none to be had.
     """
+    draining: threading.Event = field(default_factory=threading.Event)
+    """Set when the worker is about to stop: a body that takes checkpoints now and then takes one at once."""
+    kept: threading.Event = field(default_factory=threading.Event)
+    """Set when a checkpoint was taken since then."""
     warned: list[dict[str, str]] = field(default_factory=list)
     """Warnings so far; they become `warnings` of the result, for the report."""
 
@@ -77,7 +89,11 @@ class StepContext:
         self.emit({"event": "phase", "phase": name})
 
     def progress(self, fraction: float, seconds_left: float | None = None) -> None:
-        """Say how much of this step is done, 0 to 1, and how long the rest will take; call it freely, the worker throttles."""
+        """Say how much of this step is done, 0 to 1, and how long the rest will take; call it freely, the worker throttles.
+
+        Raises Drained after a checkpoint, when the worker is about to stop.
+        """
+        self._leave_when_kept()
         left = {} if seconds_left is None else {"seconds_left": max(0.0, float(seconds_left))}
         self.emit({"event": "progress", "fraction": min(1.0, max(0.0, float(fraction))), **left})
 
@@ -97,8 +113,10 @@ class StepContext:
     def checkpoint(self, path: Path) -> None:
         """Keep a copy of a file of the scratch folder now; the next attempt of this step finds it under the same name.
 
-        The copy is taken before this returns, so the body may overwrite the file at once.
+        The copy is taken before this returns, so the body may overwrite the file at once. When the worker is about to
+        stop, the next call of this or of `progress` raises Drained: what belongs to the checkpoint can still be told.
         """
+        self._leave_when_kept()
         path = self.workdir / path
         name = path.relative_to(self.workdir).as_posix()
         outbox = self.workdir / OUTBOX
@@ -106,6 +124,12 @@ class StepContext:
         copy = outbox / uuid4().hex
         shutil.copyfile(path, copy)
         self.emit({"event": "checkpoint", "name": name, "file": copy.name})
+        if self.draining.is_set():
+            self.kept.set()
+
+    def _leave_when_kept(self) -> None:
+        if self.kept.is_set():
+            raise Drained
 
 
 def jsonable(value: Any) -> Any:

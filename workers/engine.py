@@ -16,10 +16,11 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from dbos import error as dbos_error
 
 from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S
+from workers.fence import Fenced, JobCancelled
 from workers.heartbeat import Running
 from workers.inspect import inspect
-from workers.journal import Fenced, JobCancelled
-from workers.runner import Runner, Stopping
+from workers.process import Stopping
+from workers.runner import Runner, described
 from workers.view import JobView
 
 log = structlog.get_logger(__name__)
@@ -74,9 +75,6 @@ class Engine:
             "sys_db_idle_transaction_timeout_sec": IDLE_TRANSACTION_TIMEOUT_S,
         }
         self._dbos = DBOS(config=config)
-        # DBOS gives its logger a console of its own; its records belong into ours.
-        logging.getLogger("dbos").handlers.clear()
-        logging.getLogger("dbos").propagate = True
         logging.getLogger("dbos").addFilter(_is_no_cancel)
         self._register()
         DBOS.listen_queues(list(self._queues))
@@ -100,11 +98,14 @@ class Engine:
                 queue, worker_concurrency=most, polling_interval_sec=POLL_S, on_conflict="always_update"
             )
 
-    async def stop(self) -> None:
-        """Take no more work, end every child, and give what was running back to its queue."""
+    async def stop(self, timeout_s: float, force: asyncio.Event) -> None:
+        """Take no more work, let every child come to a checkpoint, and give what was running back to its queue.
+
+        Children that have not after `timeout_s` seconds, or when `force` is set, are ended as they are.
+        """
         for event in self._dbos.background_thread_stop_events:
             event.set()
-        await self._runner.stop()
+        await self._runner.drain(timeout_s, force)
         for job in list(self._jobs.values()):
             await asyncio.to_thread(self._runner.journal.hand_back, job)
         await asyncio.to_thread(self._give_back)
@@ -174,14 +175,30 @@ class Engine:
         if job is None:
             return {"ran": False}
         self._jobs[job_id] = job
-        try:
-            await self._steps(job)
-        except dbos_error.DBOSWorkflowCancelledError:
-            await asyncio.to_thread(journal.finish_cancel, job_id, workflow_id)
-            raise
-        finally:
-            self._jobs.pop(job_id, None)
+        ids = {"job_id": job_id, "request_id": job.request_id, "traceparent": job.traceparent}
+        with structlog.contextvars.bound_contextvars(**ids):
+            begun_ns = time.time_ns()
+            if job.attempt == 1:
+                queued_ns = int(job.queued_s * 1e9)
+                self._runner.tracing.past("queue", job.traceparent, begun_ns - queued_ns, begun_ns, **described(job))
+            log.info("job begins", action="job_begin", kind=job.kind, attempt=job.attempt)
+            try:
+                await self._steps(job)
+            except dbos_error.DBOSWorkflowCancelledError:
+                await asyncio.to_thread(journal.finish_cancel, job_id, workflow_id)
+                await self._tell_end(job, begun_ns)
+                raise
+            finally:
+                self._jobs.pop(job_id, None)
+            await self._tell_end(job, begun_ns)
         return {"ran": True}
+
+    async def _tell_end(self, job: JobView, begun_ns: int) -> None:
+        """Log and trace what came of the job, unless it goes on elsewhere."""
+        end = await asyncio.to_thread(self._runner.journal.end, job)
+        if end is not None:
+            self._runner.tracing.past("job", job.traceparent, begun_ns, time.time_ns(), **described(job), **end)
+            log.info("job ended", action="job_end", **end)
 
     async def _steps(self, job: JobView) -> None:
         results: dict[str, Mapping[str, Any]] = {}

@@ -78,11 +78,21 @@ class EndProcess(Protocol):
 class Reaper:
     """Passes on what dead workers held."""
 
-    def __init__(self, database: Database, queues: Queues, end_process: EndProcess, *, max_attempts: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        queues: Queues,
+        end_process: EndProcess,
+        *,
+        max_attempts: int,
+        release: Callable[[], None],
+    ) -> None:
+        """`release` queues the jobs whose wait for others is over."""
         self._database = database
         self._queues = queues
         self._end_process = end_process
         self._max_attempts = max_attempts
+        self.release = release
 
     def reap(self, dead: Iterable[str]) -> None:
         """Count the loss in the jobs of these workers, declared dead by the caller, and give their work back."""
@@ -153,6 +163,8 @@ class Reaper:
             return _live(session, worker_id)
 
     def _abandoned(self, session: Session, row: PruneJobRow) -> bool:
+        if row.status == JobStatus.QUEUED and row.turn is None:
+            return False  # it waits for other jobs, and the engine does not know it yet
         return row.worker_id is None or not _live(session, row.worker_id)
 
 
@@ -215,6 +227,7 @@ class Heartbeat(threading.Thread):
         if not lives:
             self._on_lost()
             return
+        self._reaper.release()
         now = time.monotonic()
         if now - self._beat_at > self._timeout_s / 2:
             # After a gap of our own (database away, machine asleep) others had no chance to beat either: wait for them.

@@ -1,42 +1,32 @@
 """What a worker writes about a job. Every write is fenced: it happens only while the job is still this worker's."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.store.base import database_now
 from app.store.blobs import Blob, BlobStore
 from app.store.models import PruneJobRow
-from app.store.repositories import Artifacts, Events, Holds, Jobs, Measurements, Moved
+from app.store.repositories import Artifacts, Events, Holds, Jobs, Measurements, Moved, Waits
 from app.store.sessions import Database
 from lut.profile import DeviceProfile
 from secateur.schemas import JobStatus
+from workers.fence import TimedOut, fence, patient
 from workers.step import Output
 from workers.tables import Proposal, joined, propose, tell_table
 from workers.view import JobView, make_view, preflight_row
 
-DATABASE_PATIENCE_S = 60.0
 RESULT = "result/"
 CHECKPOINT = "checkpoint/"
 
 MEASURE = "measure/"
-
-P = ParamSpec("P")
-R = TypeVar("R")
-S = TypeVar("S")
-
-
-class Fenced(Exception):
-    """The job belongs to another worker by now, or has ended: stop, and write nothing."""
-
-
-class JobCancelled(Exception):
-    """The user cancelled the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +38,6 @@ class Kept:
     source: Path
     media_type: str = "application/octet-stream"
     hidden: bool = True
-
-
-def patient(write: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Repeat a transaction while the database is away: a restart of the database is no reason to lose a step."""
-
-    def repeat(journal: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        deadline = time.monotonic() + DATABASE_PATIENCE_S
-        while True:
-            try:
-                return write(journal, *args, **kwargs)
-            except DBAPIError as error:
-                # Before SQLAlchemy 2 or over a new connection a dead server shows as a plain OperationalError.
-                lost = error.connection_invalidated or type(error).__name__ == "OperationalError"
-                if not lost or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-
-    return repeat
 
 
 class Journal:
@@ -90,6 +62,10 @@ class Journal:
                 return None
             if row.status == JobStatus.CANCELLING:
                 jobs.finish_cancel(job_id)
+            if row.status == JobStatus.QUEUED and (build := Waits(session).measuring(row)):
+                # It would measure the same points at the same time; its worker is free for others meanwhile.
+                Waits(session).defer(row, build)
+                return None
             if not jobs.begin(job_id, self.worker_id):
                 return None
             row = jobs.get(job_id)
@@ -97,7 +73,7 @@ class Journal:
             try:
                 view = self._view(session, row, profile)
                 jobs.set_tables(job_id, view.tables)
-                return view
+                return replace(view, deadline=_deadline(session, row))
             except LookupError as error:
                 jobs.fail(job_id, code="input_gone", detail=str(error.args[0]))
                 return None
@@ -112,9 +88,11 @@ class Journal:
 
     @patient
     def check(self, job: JobView) -> None:
-        """Raise Fenced or JobCancelled unless the job is running and this worker's."""
+        """Raise Fenced, JobCancelled or TimedOut unless the job is running, this worker's, and within its time."""
         with self.database.read() as session:
-            _fence(Jobs(session).get(job.id), job, self.worker_id)
+            fence(Jobs(session).get(job.id), job, self.worker_id)
+        if job.deadline is not None and time.monotonic() > job.deadline:
+            raise TimedOut(job.id)
 
     @patient
     def phase(self, job: JobView, phase: str) -> None:
@@ -240,11 +218,21 @@ class Journal:
                 Jobs(session).finish_cancel(job_id)
 
     @patient
+    def end(self, job: JobView) -> dict[str, str] | None:
+        """Return `status`, and `outcome` or `error` where there is one, of a job that has ended under this workflow."""
+        with self.database.read() as session:
+            row = Jobs(session).get(job.id)
+            if row is None or row.workflow_id != job.workflow_id or not JobStatus(row.status).ended:
+                return None
+            told = {"status": row.status, "outcome": row.outcome, "error": (row.failure or {}).get("code")}
+            return {name: value for name, value in told.items() if value}
+
+    @patient
     def hand_back(self, job: JobView) -> None:
         """Leave the job to whoever is free, without counting a lost worker."""
         with self.database.write() as session:
             row = session.get(PruneJobRow, job.id, with_for_update=True)
-            if row is not None and row.worker_id == self.worker_id:
+            if row is not None and row.worker_id == self.worker_id and not JobStatus(row.status).ended:
                 row.worker_id = None
                 Events(session).append(job.id, "log", {"text": "The worker stops; another one will go on."})
 
@@ -254,7 +242,7 @@ class Journal:
         with self.database.write() as session:
             # The row stays locked until the commit, so the job cannot be taken away between check and write.
             row = session.get(PruneJobRow, job.id, with_for_update=True, populate_existing=True)
-            _fence(row, job, self.worker_id)
+            fence(row, job, self.worker_id)
             assert row is not None
             yield session, row
 
@@ -285,10 +273,11 @@ def keep(blobs: BlobStore, output: Output, path: Path) -> Kept:
     )
 
 
-def _fence(row: PruneJobRow | None, job: JobView, worker_id: str) -> None:
-    if row is None or row.workflow_id != job.workflow_id:
-        raise Fenced(job.id)
-    if row.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
-        raise JobCancelled(job.id)
-    if row.worker_id != worker_id or row.status != JobStatus.RUNNING:
-        raise Fenced(job.id)
+def _deadline(session: Session, row: PruneJobRow) -> float | None:
+    """Return when the job's time is up, by this process's monotonic clock; the database's says how much is gone."""
+    minutes = row.spec.get("timeout_minutes")
+    if minutes is None or row.started_at is None:
+        return None
+    now = session.scalar(select(database_now()))
+    assert isinstance(now, datetime)
+    return time.monotonic() + 60 * float(minutes) - (now - row.started_at).total_seconds()

@@ -15,7 +15,9 @@ from typing import Any
 
 from app.store.repositories import Artifacts, Devices, Measurements
 from workers import scratch
-from workers.journal import MEASURE, Fenced, Journal, Kept, patient
+from workers.fence import Fenced, patient
+from workers.journal import MEASURE, Journal, Kept
+from workers.process import Stopping
 from workers.view import JobView
 
 POLL_S = 0.5
@@ -42,17 +44,22 @@ class Standing:
 class Measuring:
     """The questions of one run of a step."""
 
-    def __init__(self, journal: Journal, job: JobView, step: str, folder: Path, silence_s: float) -> None:
-        """Networks to be timed lie in `folder`; a device whose agents were silent for `silence_s` is offline."""
-        self._journal, self._job, self._step, self._folder = journal, job, step, folder
-        self._silence_s = silence_s
+    def __init__(
+        self, journal: Journal, job: JobView, step: str, folder: Path, silence_s: float, draining: asyncio.Event
+    ) -> None:
+        """Networks to be timed lie in `folder`; a device whose agents were silent for `silence_s` is offline.
+
+        Once `draining` is set no answer is waited for: the question stays, and whoever goes on finds the answer.
+        """
+        self._journal, self._job, self._step, self.folder = journal, job, step, folder
+        self._silence_s, self._draining = silence_s, draining
         self._number = 0
 
     async def answer(self, question: Mapping[str, Any], phase: str, progress: Say) -> dict[str, Any]:
         """Return `{"result": ...}` or `{"problem": ...}`; until then say in the job's history what it waits for.
 
-        `phase` is the job's phase while the device works, `progress` is told the step's fraction. Raises Fenced and
-        JobCancelled.
+        `phase` is the job's phase while the device works, `progress` is told the step's fraction. Raises Fenced,
+        JobCancelled and Stopping.
         """
         self._number += 1
         measurement_id = await asyncio.to_thread(self._ask, question, self._number)
@@ -68,6 +75,8 @@ class Measuring:
                 await self._tell(text, WAITING if waits else phase)
                 said = waits
             await progress(start + (end - start) * now.progress, now.seconds_left)
+            if self._draining.is_set():
+                raise Stopping
             await asyncio.sleep(POLL_S)
         if said:
             await self._tell(f"The device {device} has answered.", phase)
@@ -80,7 +89,7 @@ class Measuring:
     def _ask(self, question: Mapping[str, Any], number: int) -> str:
         kept = []
         for index, name in enumerate(question["networks"]):
-            path = scratch.found(self._folder, name)
+            path = scratch.found(self.folder, name)
             assert path is not None, f"the step did not leave {name}"
             blob = self._journal.blobs.put_file(path)
             kept.append(Kept(name=f"{MEASURE}{self._step}/{number}/{index}", blob=blob, source=path))

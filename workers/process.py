@@ -8,15 +8,21 @@ import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workers.child import Order
+import structlog
+
+from app.tracing import Tracing
+from workers.child import DRAIN, Order
+
+log = structlog.get_logger(__name__)
 
 LINE_LIMIT_BYTES = 64 << 20
 TAIL_BYTES = 8 << 10
 GRACE_S = 5.0
+LOGGED_CHARACTERS = 2000
 ROOT = Path(__file__).resolve().parent.parent
 
 _SECRET = re.compile(
@@ -26,6 +32,10 @@ _SECRET = re.compile(
 
 OnEvent = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
 """Takes an event; what it returns is the answer to a question. While it works, the child's silence is not counted."""
+
+
+class Stopping(Exception):
+    """The worker is stopping: the child is gone, the work goes back to the queue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,34 +63,70 @@ def child_env(environ: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
-async def run_child(step: str, order: Order, on_event: OnEvent, *, stall_timeout_s: float, beat_s: float) -> Ending:
+async def run_child(
+    step: str,
+    order: Order,
+    on_event: OnEvent,
+    *,
+    stall_timeout_s: float,
+    beat_s: float,
+    draining: asyncio.Event,
+    tracing: Tracing,
+) -> Ending:
     """Run one step body in a child of its own session and return how it ended.
 
-    However this returns or is cancelled, the child and all it started are dead when it does.
+    Once `draining` is set the child ends at its next checkpoint, which raises Stopping. However this returns or is
+    cancelled, the child and all it started are dead when it does.
     Must be awaited on an event loop whose thread lives as long as the worker: the kernel ties the child to that thread.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "workers.child", step,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=child_env(os.environ), cwd=order.workdir, start_new_session=True, limit=LINE_LIMIT_BYTES,
-    )  # fmt: skip
-    tail = bytearray()
-    tasks = [
-        asyncio.create_task(_reap(process)),
-        asyncio.create_task(_keep_tail(process, tail)),
-        asyncio.create_task(_speak(process, order, beat_s)),
-    ]
-    try:
-        last = await _listen(process, on_event, stall_timeout_s)
-        if last is None or last["event"] != "stalled":
-            await asyncio.wait(tasks[:2], timeout=GRACE_S)
-    finally:
-        _kill(process.pid)
-        await process.wait()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return _ending(last, process.returncode or 0, tail.decode(errors="replace"), stall_timeout_s)
+    with tracing.span("child", order.traceparent, step=step) as span:
+        order = replace(order, traceparent=span.traceparent)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "workers.child", step,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env=child_env(os.environ), cwd=order.workdir, start_new_session=True, limit=LINE_LIMIT_BYTES,
+        )  # fmt: skip
+        span.set(pid=process.pid)
+        tail = bytearray()
+        tasks = [
+            asyncio.create_task(_reap(process)),
+            asyncio.create_task(_keep_tail(process, tail)),
+            asyncio.create_task(_speak(process, order, beat_s, draining)),
+        ]
+        listen = _Listener(step, tracing, span.traceparent, on_event)
+        try:
+            last = await _listen(process, listen.take, stall_timeout_s)
+            if last is None or last["event"] != "stalled":
+                await asyncio.wait(tasks[:2], timeout=GRACE_S)
+        finally:
+            _kill(process.pid)
+            await process.wait()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if last is not None and last["event"] == "drained":
+            raise Stopping
+        return _ending(last, process.returncode or 0, tail.decode(errors="replace"), stall_timeout_s)
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Takes what every child says, whatever it runs: records and spans; the rest goes on to `on_event`."""
+
+    step: str
+    tracing: Tracing
+    traceparent: str
+    on_event: OnEvent
+
+    async def take(self, event: dict[str, Any]) -> Mapping[str, Any] | None:
+        match event:
+            case {"event": "record", "level": level, "logger": name, "text": text}:
+                log.log(level, text, action="child_record", step=self.step, child_logger=name, said_at=event["at"])
+            case {"event": "span", "name": name, "start_ns": start_ns, "end_ns": end_ns}:
+                self.tracing.past(name, self.traceparent, start_ns, end_ns, step=self.step)
+            case _:
+                return await self.on_event(event)
+        return None
 
 
 async def _listen(
@@ -99,7 +145,7 @@ async def _listen(
             event = json.loads(line)
         except ValueError:
             continue  # half a line, cut by the child's death
-        if event["event"] in ("result", "problem", "crash"):
+        if event["event"] in ("result", "problem", "crash", "drained"):
             return dict(event)
         answer = await on_event(event)
         if answer is not None:
@@ -116,18 +162,32 @@ async def _reap(process: asyncio.subprocess.Process) -> None:
 
 async def _keep_tail(process: asyncio.subprocess.Process, tail: bytearray) -> None:
     assert process.stderr is not None
+    rest = b""
     while chunk := await process.stderr.read(1 << 16):
         tail += chunk
         del tail[:-TAIL_BYTES]
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in filter(None, lines):
+            log.info(line.decode(errors="replace")[:LOGGED_CHARACTERS], action="child_output", pid=process.pid)
+        rest = rest[-LOGGED_CHARACTERS:]
 
 
-async def _speak(process: asyncio.subprocess.Process, order: Order, beat_s: float) -> None:
+async def _speak(process: asyncio.subprocess.Process, order: Order, beat_s: float, draining: asyncio.Event) -> None:
     assert process.stdin is not None
     with contextlib.suppress(ConnectionError):
         process.stdin.write(order.to_line())
+        asked = False
         while True:
             await process.stdin.drain()
-            await asyncio.sleep(beat_s)
+            if draining.is_set() and not asked:
+                asked = True
+                process.stdin.write(DRAIN + b"\n")
+                continue
+            if asked:
+                await asyncio.sleep(beat_s)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(draining.wait(), beat_s)
             process.stdin.write(b"\n")
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -12,12 +11,15 @@ from typing import Any
 import structlog
 
 from app.store.blobs import BlobStore
+from app.tracing import Span, Tracing
 from lut.profile import DeviceProfile
 from workers import scratch
 from workers.child import Order
-from workers.journal import CHECKPOINT, RESULT, Fenced, JobCancelled, Journal, Kept, keep
+from workers.events import StepEvents
+from workers.fence import Fenced, JobCancelled, TimedOut
+from workers.journal import CHECKPOINT, RESULT, Journal, Kept, keep
 from workers.measuring import Measuring
-from workers.process import Ending, OnEvent, run_child
+from workers.process import Ending, OnEvent, Stopping, run_child
 from workers.scratch import Scratch
 from workers.step import Pipeline, Results, Step
 from workers.view import JobView
@@ -27,8 +29,6 @@ log = structlog.get_logger(__name__)
 CHILD_TRIES = 2
 """Runs of a step whose child is killed or stalls before the job fails; a crash of its own is not repeated."""
 WATCH_EVERY_S = 0.3
-PROGRESS_EVERY_S = 0.5
-PROGRESS_STEP = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,6 @@ class Timing:
     """Silence of its agents after which a device is offline."""
 
 
-class Stopping(Exception):
-    """The worker is stopping: the child is dead, the work goes back to the queue."""
-
-
 class Runner:
     """Runs steps and inspections for one worker, on its event loop."""
 
@@ -61,13 +57,16 @@ class Runner:
         profile: DeviceProfile,
         device_lock: Path,
         timing: Timing,
+        tracing: Tracing,
     ) -> None:
         self._pipelines = pipelines
+        self.tracing = tracing
         self.journal = journal
         self.profile = profile
         self._folders = folders
         self._device_lock = str(device_lock)
         self._timing = timing
+        self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
         self._busy = 0
         self._idle = asyncio.Event()
@@ -82,14 +81,23 @@ class Runner:
         """Where inputs come from and outputs go to."""
         return self.journal.blobs
 
-    async def stop(self) -> None:
-        """End every child; return when none is left. Their steps go on from the last checkpoint, elsewhere or later."""
+    async def drain(self, timeout_s: float, force: asyncio.Event) -> None:
+        """Begin nothing more and return when no child is left: each ends at its next checkpoint, or when its step is done.
+
+        After `timeout_s` seconds, or at once when `force` is set, those that are left are ended as they are; their steps
+        go on from the last checkpoint, elsewhere or later.
+        """
+        self._draining.set()
+        waits = [asyncio.create_task(event.wait()) for event in (self._idle, force)]
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
         self._stopping.set()
         await self._idle.wait()
 
     async def park(self) -> None:
         """Wait for the end of the process when the worker is stopping: the engine must not see this work end."""
-        if self._stopping.is_set():
+        if self._draining.is_set():
             await asyncio.Event().wait()
 
     async def run_step(self, job: JobView, index: int, results: Results) -> dict[str, Any] | None:
@@ -99,15 +107,22 @@ class Runner:
         """
         step = self.pipeline(job).steps[index]
         try:
-            return await self._run_step(job, index, step, results)
+            with self.tracing.span(f"step {step.name}", job.traceparent, **described(job), step=step.name) as span:
+                return await self._run_step(job, index, step, results, span)
         except (Fenced, JobCancelled, Stopping):
             raise
+        except TimedOut:
+            detail = f"The job has run for {job.spec['job']['timeout_minutes']:g} minutes, the time it was given."
+            await asyncio.to_thread(self.journal.fail, job, "timed_out", detail, {})
+            return None
         except Exception as error:
             log.exception("step broke", action="step", job_id=job.id, step=step.name)
             await asyncio.to_thread(self.journal.fail, job, "internal_error", f"{type(error).__name__}: {error}", {})
             return None
 
-    async def _run_step(self, job: JobView, index: int, step: Step, results: Results) -> dict[str, Any] | None:
+    async def _run_step(
+        self, job: JobView, index: int, step: Step, results: Results, span: Span
+    ) -> dict[str, Any] | None:
         stored = await asyncio.to_thread(self.journal.artifacts, job)
         if done := stored.get(f"{RESULT}{step.name}"):
             # A retried job, or the worker died after recording the step here and before the engine had noted it.
@@ -121,8 +136,11 @@ class Runner:
                 await asyncio.to_thread(self._place, folder, step, {**job.inputs, **stored})
                 package = self.pipeline(job).package
                 order = self._order(package, step, folder, {**job.spec, "results": results}, job.attempt + run)
-                events = _Events(self, job, index, folder, self._timing.agent_silence_s)
+                order = replace(order, traceparent=span.traceparent)
+                asked = Measuring(self.journal, job, step.name, folder, self._timing.agent_silence_s, self._draining)
+                events = StepEvents(self.journal, self.pipeline(job), job, index, asked)
                 ending = await self.supervise(step.name, order, events.take, lambda: self.journal.check(job))
+                span.set(ending=ending.code or "result")
                 if ending.result is not None:
                     return await asyncio.to_thread(self._finish, job, index, step, folder, ending.result)
             if not ending.retryable or run + 1 == CHILD_TRIES:
@@ -165,13 +183,16 @@ class Runner:
 
         async def child() -> Ending:
             timing = self._timing
-            return await run_child(name, order, take, stall_timeout_s=timing.stall_timeout_s, beat_s=timing.beat_s)
+            return await run_child(
+                name, order, take, stall_timeout_s=timing.stall_timeout_s, beat_s=timing.beat_s,
+                draining=self._draining, tracing=self.tracing,
+            )  # fmt: skip
 
         return await _first(child(), watch())
 
     @asynccontextmanager
     async def _folder(self, label: str) -> AsyncIterator[Path]:
-        if self._stopping.is_set():
+        if self._draining.is_set():
             raise Stopping
         self._busy += 1
         self._idle.clear()
@@ -226,54 +247,9 @@ class Runner:
         return result
 
 
-class _Events:
-    """Takes the events of one step's child into the job's history."""
-
-    def __init__(self, runner: Runner, job: JobView, index: int, folder: Path, agent_silence_s: float) -> None:
-        self._runner, self._job, self._index, self._folder = runner, job, index, folder
-        step = runner.pipeline(job).steps[index]
-        self._phase = step.phase
-        self._measuring = Measuring(runner.journal, job, step.name, folder, agent_silence_s)
-        self._said_at, self._said, self._waits = 0.0, 0.0, False
-
-    async def take(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        journal, job = self._runner.journal, self._job
-        match event:
-            case {"event": "phase", "phase": phase}:
-                self._phase = phase
-                await asyncio.to_thread(journal.phase, job, phase)
-            case {"event": "progress", "fraction": fraction}:
-                await self._progress(fraction, event.get("seconds_left"))
-            case {"event": "log", "text": text}:
-                await asyncio.to_thread(journal.event, job, "log", {"text": text})
-            case {"event": "metric", "values": values}:
-                await asyncio.to_thread(journal.event, job, "metric", values)
-            case {"event": "warning", "code": code, "text": text}:
-                await asyncio.to_thread(journal.event, job, "warning", {"code": code, "text": text})
-            case {"event": "checkpoint", "name": name, "file": file}:
-                await asyncio.to_thread(self._checkpoint, name, file)
-            case {"event": "waiting"} if not self._waits:
-                self._waits = True
-                await asyncio.to_thread(
-                    journal.event, job, "log", {"text": "Waiting for the device: another job has it."}
-                )
-            case {"event": "measure"}:
-                return await self._measuring.answer(event, self._phase, self._progress)
-        return None
-
-    async def _progress(self, fraction: float, seconds_left: float | None) -> None:
-        progress = self._runner.pipeline(self._job).progress(self._index, fraction)
-        now = time.monotonic()
-        if now - self._said_at >= PROGRESS_EVERY_S and progress - self._said >= PROGRESS_STEP:
-            self._said_at, self._said = now, progress
-            await asyncio.to_thread(self._runner.journal.progress, self._job, progress, seconds_left)
-
-    def _checkpoint(self, name: str, file: str) -> None:
-        scratch.inside(self._folder, name)
-        if copy := scratch.taken(self._folder, file):
-            step = self._runner.pipeline(self._job).steps[self._index].name
-            self._runner.journal.checkpoint(self._job, step, name, copy)
-            copy.unlink()
+def described(job: JobView) -> dict[str, str | int]:
+    """Return the attributes of every span of the job."""
+    return {"job_id": job.id, "kind": job.kind, "device": job.device, "attempt": job.attempt}
 
 
 async def _first(work: Coroutine[Any, Any, Ending], watch: Coroutine[Any, Any, None]) -> Ending:

@@ -40,6 +40,14 @@ class JobView:
     """`prune` or `lut_build`: which pipeline runs it."""
     tables: tuple[dict[str, Any], ...] = ()
     """Versions of latency tables among the inputs: `name` of the file that goes on from each, `lut_id`, `version`."""
+    deadline: float | None = None
+    """When the job's time is up, by the worker's monotonic clock; None where it has no limit."""
+    device: str = ""
+    request_id: str = ""
+    """Of the request that submitted the job."""
+    traceparent: str = ""
+    queued_s: float = 0.0
+    """How long it waited to be begun, submission to start."""
 
 
 def make_view(
@@ -87,7 +95,8 @@ def make_view(
     }
     return JobView(
         id=row.id, workflow_id=row.workflow_id, attempt=row.attempt, kind=row.kind, spec=spec, inputs=inputs,
-        tables=tuple(tables),
+        tables=tuple(tables), device=row.device_id, request_id=row.request_id or "", traceparent=row.traceparent or "",
+        queued_s=(row.started_at - row.created_at).total_seconds() if row.started_at else 0.0,
     )  # fmt: skip
 
 

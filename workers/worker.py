@@ -12,10 +12,13 @@ from uuid import uuid4
 import structlog
 
 from app.migrate import migrate
+from app.queue import Queue
+from app.scheduling import release
 from app.settings import Settings
 from app.store.blobs import BlobStore
 from app.store.repositories import Devices, Workers
 from app.store.sessions import Database
+from app.tracing import Tracing
 from lut.profile import DeviceProfile
 from workers.engine import Engine
 from workers.heartbeat import Heartbeat, Reaper
@@ -75,16 +78,22 @@ class _Worker:
         self._device_lock = device_lock(settings.lock_folder, device)
         self.slots = Slots(folder=settings.lock_folder, database_url=settings.url)
         self._database = Database(settings.url)
+        self._queue = Queue(settings.url, version=settings.queue_version)
+        self._tracing = Tracing(settings, "secateur-worker")
         self._scratch = Scratch(settings.home / "scratch", self._slot, boot)
 
     async def run(self) -> None:
-        stop = asyncio.Event()
+        stop, force = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            # The second one ends patience.
+            asyncio.get_running_loop().add_signal_handler(number, lambda: (force if stop.is_set() else stop).set())
         older = self._register()
         self._scratch.sweep()
         engine = self._engine()
-        reaper = Reaper(self._database, engine, self._end_process, max_attempts=self._settings.max_attempts)
+        reaper = Reaper(
+            self._database, engine, self._end_process,
+            max_attempts=self._settings.max_attempts, release=lambda: release(self._database, self._queue),
+        )  # fmt: skip
         heartbeat = Heartbeat(
             self._settings.url, reaper, self._end_process, self.id, on_lost=self._lost,
             every_s=self._settings.worker_heartbeat_s, timeout_s=self._settings.worker_timeout_s,
@@ -95,12 +104,14 @@ class _Worker:
         log.info("worker is ready", action="worker_ready", worker_id=self.id)
         await stop.wait()
         log.info("worker stops", action="worker_stop", worker_id=self.id)
-        await engine.stop()
+        await engine.stop(self._settings.drain_timeout_s, force)
         await asyncio.to_thread(heartbeat.stop)
         with self._database.write() as session:
             Workers(session).stop(self.id)
+        await asyncio.to_thread(self._tracing.close)
         await asyncio.to_thread(engine.close)
         self._scratch.close()
+        self._queue.close()
         self._database.close()
 
     def _register(self) -> list[str]:
@@ -131,6 +142,7 @@ class _Worker:
                 beat_s=settings.worker_heartbeat_s,
                 agent_silence_s=settings.agent_lease_s,
             ),
+            tracing=self._tracing,
         )
         return Engine(
             runner, url=settings.url, version=settings.queue_version, worker_id=self.id,

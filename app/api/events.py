@@ -18,6 +18,7 @@ from app.errors import ApiProblem, responses
 from app.services import Services, ServicesDep
 from app.store.repositories import Events
 from secateur.schemas import JobEvent, JobStatus, Page
+from secateur.wire import CLOSING
 
 router = APIRouter(prefix="/v1/prune-jobs", tags=["prune jobs"])
 builds = APIRouter(prefix="/v1/lut-builds", tags=["latency tables"])
@@ -103,7 +104,10 @@ async def follow(
 async def _stream(
     services: Services, who: Access, job_id: str, kind: str, after: int, stopping: threading.Event
 ) -> AsyncIterator[bytes]:
-    """Events as they come, until the job has ended or the service stops. No connection is held between looks."""
+    """Events as they come, until the job has ended, or the service stops, of which a last event of its own tells.
+
+    No connection is held between looks.
+    """
     heartbeat_s = services.settings.events_heartbeat_s
     spoke_at = time.monotonic()
     yield format_sse_event(comment="secateur", retry=_RECONNECT_MS)
@@ -125,6 +129,8 @@ async def _stream(
         if silent and not batch:
             yield format_sse_event(comment="still here")
         await asyncio.sleep(services.settings.events_poll_s)
+    # The job goes on, this process does not: whoever understands it comes back at once and finds another one.
+    yield format_sse_event(event=CLOSING, data_str="{}", retry=_RECONNECT_MS)
 
 
 def _read(

@@ -7,8 +7,9 @@ from sqlalchemy.orm import Session
 from app.auth.access import Access
 from app.errors import ApiProblem
 from app.store.models import DatasetRow, ModelRow
-from app.store.repositories import Datasets, Devices, Luts, Models
+from app.store.repositories import Datasets, Devices, Jobs, Luts, Models
 from secateur.schemas import ANALYTIC, ANALYTIC_DEVICES, ErrorDetail, PruneJobCreate
+from secateur.wire import Scheduled
 
 _MOST_NAMES_SHOWN = 20
 
@@ -54,6 +55,7 @@ def check_job(session: Session, who: Access, spec: PruneJobCreate) -> str:
             f"No worker has registered the device {spec.device!r}; GET /v1/devices lists those there are.",
         )
     _check_further_devices(session, spec, faults)
+    check_after(session, sees, spec, faults)
     if dataset is not None:
         chosen = _check_classes(spec.classes, dataset, faults)
         if model is not None:
@@ -61,6 +63,14 @@ def check_job(session: Session, who: Access, spec: PruneJobCreate) -> str:
     faults.raise_if_any()
     assert model is not None
     return model.project_id
+
+
+def check_after(session: Session, project_id: str | None, spec: Scheduled, faults: Faults) -> None:
+    """Note every job in `after` that the project does not have."""
+    known = Jobs(session).of_project(spec.after, project_id)
+    for index, job_id in enumerate(spec.after):
+        if job_id not in known:
+            faults.add("unknown_job", f"/after/{index}", f"There is no job or table build {job_id!r}.")
 
 
 def _check_further_devices(session: Session, spec: PruneJobCreate, faults: Faults) -> None:

@@ -1,13 +1,13 @@
 """/v1/lut-builds: jobs that measure what a model needs to know of a device, and prune nothing."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from app.api import wire
-from app.api.job_checks import Faults
+from app.api.job_checks import Faults, check_after
 from app.api.paging import Before, Limit, to_page
 from app.api.submission import IdempotencyKey, cancel_job, require_job, retry_job, submit_once
 from app.auth.access import Access, DeviceKeeper, Reader
@@ -36,6 +36,7 @@ _KIND = "lut_build"
         "unknown_model",
         "unknown_dataset",
         "unknown_device",
+        "unknown_job",
         "image_size_needed",
         "shape_mismatch",
     ),
@@ -45,12 +46,13 @@ def submit(
 ) -> JSONResponse:
     """Measure every entry the model needs. The answer comes at once; Location is where to watch it."""
 
-    def make(session: Session) -> tuple[PruneJobRow, dict[str, Any]]:
+    def make(session: Session) -> PruneJobRow:
         project_id, image_size = _settle(session, who, spec)
         check_jobs(session, services.settings, project_id)
         sized = spec.model_copy(update={"image_size": image_size})
-        row = Jobs(session).add(
+        return Jobs(session).add(
             project_id=project_id,
+            submitter=who.submitter,
             kind=_KIND,
             name=spec.name,
             spec=sized.model_dump(mode="json"),
@@ -58,9 +60,8 @@ def submit(
             dataset_id=None,
             device_id=spec.device,
         )
-        return row, wire.lut_build(row).model_dump(mode="json")
 
-    return submit_once(services, who, "/v1/lut-builds", spec, idempotency_key, make)
+    return submit_once(services, who, "/v1/lut-builds", spec, idempotency_key, make, wire.lut_build)
 
 
 @router.get("", responses=responses("bad_cursor"))
@@ -111,6 +112,7 @@ def _settle(session: Session, who: Access, spec: LutBuildCreate) -> tuple[str, i
         faults.add("unknown_dataset", "/dataset_id", f"There is no dataset {spec.dataset_id!r}.")
     if Devices(session).get(spec.device) is None:
         faults.add("unknown_device", "/device", f"There is no device {spec.device!r}; GET /v1/devices lists those.")
+    check_after(session, model.project_id if model else who.sees, spec, faults)
     faults.raise_if_any()
     fixed = model.input_shape[1] if model and model.input_shape else None
     size = spec.image_size or (dataset.image_size if dataset else fixed)

@@ -1,6 +1,6 @@
 """/v1/prune-jobs: submit, look, cancel, retry."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
@@ -27,6 +27,7 @@ _SPEC_CODES = (
     "body_too_large",
     "unknown_model",
     "unknown_dataset",
+    "unknown_job",
     "unknown_device",
     "no_latency_table",
     "unknown_class",
@@ -47,20 +48,20 @@ def submit(
 ) -> JSONResponse:
     """Submit a job. The answer comes at once; Location is where to watch it."""
 
-    def make(session: Session) -> tuple[PruneJobRow, dict[str, Any]]:
+    def make(session: Session) -> PruneJobRow:
         project_id = check_job(session, who, spec)
         check_jobs(session, services.settings, project_id)
-        row = Jobs(session).add(
+        return Jobs(session).add(
             project_id=project_id,
+            submitter=who.submitter,
             name=spec.name,
             spec=spec.model_dump(mode="json"),
             model_id=spec.model_id,
             dataset_id=spec.dataset_id,
             device_id=spec.device,
         )
-        return row, wire.job(row).model_dump(mode="json")
 
-    return submit_once(services, who, "/v1/prune-jobs", spec, idempotency_key, make)
+    return submit_once(services, who, "/v1/prune-jobs", spec, idempotency_key, make, wire.job)
 
 
 @router.post("/validate", responses=responses("no_worker", "check_failed", "check_timeout", *_SPEC_CODES))

@@ -9,14 +9,18 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from structlog.contextvars import get_contextvars
 
 from app.auth.access import Access
 from app.auth.limits import check_jobs
 from app.errors import ApiProblem, NotFound
+from app.scheduling import schedule
 from app.services import Services
 from app.store.models import PruneJobRow
-from app.store.repositories import Datasets, Devices, Idempotency, Jobs, Models
+from app.store.repositories import Datasets, Idempotency, Jobs, Models
+from app.tracing import current_traceparent
 from secateur.schemas import JobStatus
+from secateur.wire import Scheduled
 
 NOUNS = {"prune": "job", "lut_build": "table build"}
 
@@ -31,17 +35,18 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-Make = Callable[[Session], tuple[PruneJobRow, dict[str, Any]]]
-"""Adds the job in the given transaction; returns its row and its body."""
+Make = Callable[[Session], PruneJobRow]
+"""Adds the job in the given transaction."""
+Show = Callable[[PruneJobRow], BaseModel]
 
 
 def submit_once(
-    services: Services, who: Access, path: str, spec: BaseModel, key: str | None, make: Make
+    services: Services, who: Access, path: str, spec: Scheduled, key: str | None, make: Make, show: Show
 ) -> JSONResponse:
     """Answer 202 with the job that `make` adds, or, for a key that came before with the same body, the first answer."""
     for last_try in (False, True):
         try:
-            return _submit(services, who, path, spec, key, make)
+            return _submit(services, who, path, spec, key, make, show)
         except (IntegrityError, ApiProblem) as error:
             # Another request may have used the key since we looked, and the project's last job: its answer is there now.
             if last_try or key is None or (isinstance(error, ApiProblem) and error.problem.code != "job_quota"):
@@ -49,7 +54,9 @@ def submit_once(
     raise AssertionError("unreachable")
 
 
-def _submit(services: Services, who: Access, path: str, spec: BaseModel, key: str | None, make: Make) -> JSONResponse:
+def _submit(
+    services: Services, who: Access, path: str, spec: Scheduled, key: str | None, make: Make, show: Show
+) -> JSONResponse:
     route = f"POST {path}"
     body_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
     max_age_s = services.settings.idempotency_hours * 3600
@@ -62,8 +69,11 @@ def _submit(services: Services, who: Access, path: str, spec: BaseModel, key: st
                 if first.body_sha256 != body_sha256:
                     raise ApiProblem("idempotency_key_reused", "This Idempotency-Key came with another body before.")
                 return _accepted(first.location, first.body, replayed=True)
-        row, body = make(session)
-        _enqueue(services, session, row, row.workflow_id)
+        row = make(session)
+        # What the workers log of the job is found by the request that made it, and its spans belong to that trace.
+        row.request_id, row.traceparent = get_contextvars().get("request_id", ""), current_traceparent()
+        schedule(session, services.queue, row, after=spec.after)
+        body = show(require_job(session, who, row.id, row.kind)).model_dump(mode="json")
         location = f"{path}/{row.id}"
         who.record(session, row.id)
         if key is not None:
@@ -93,7 +103,8 @@ def cancel_job(services: Services, who: Access, job_id: str, kind: str = "prune"
         if changed is None and row.status != JobStatus.CANCELLING:
             raise ApiProblem("job_ended", f"Job {job_id} has ended as {row.status}; there is nothing to cancel.")
         who.record(session)
-    services.queue.cancel(row.workflow_id)
+    if row.turn is not None:
+        services.queue.cancel(row.workflow_id)
     return row
 
 
@@ -108,10 +119,9 @@ def retry_job(services: Services, who: Access, job_id: str, kind: str = "prune")
         if not _inputs_exist(session, row):
             raise ApiProblem("input_deleted", f"The model or dataset of job {job_id} was deleted; submit a new job.")
         check_jobs(session, services.settings, row.project_id)
-        workflow_id = Jobs(session).requeue(job_id)
-        if workflow_id is None:
+        if Jobs(session).requeue(job_id) is None:
             raise ApiProblem("job_not_retryable", f"Job {job_id} was retried a moment ago.")
-        _enqueue(services, session, row, workflow_id)
+        schedule(session, services.queue, require_job(session, who, job_id, kind))
         who.record(session)
         return require_job(session, who, job_id, kind)
 
@@ -121,14 +131,6 @@ def named(session: Session, who: Access, job_ids: Sequence[str]) -> str:
     own = Jobs(session).of_project(job_ids, who.sees)
     shown = [job_id for job_id in job_ids if job_id in own]
     return f"Job {shown[0]}" if shown else "A job of another project"
-
-
-def _enqueue(services: Services, session: Session, row: PruneJobRow, workflow_id: str) -> None:
-    device = Devices(session).get(row.device_id)
-    services.queue.enqueue_prune(
-        session, job_id=row.id, workflow_id=workflow_id, device_id=row.device_id,
-        agents=bool(device and device.profiles),
-    )  # fmt: skip
 
 
 def _inputs_exist(session: Session, row: PruneJobRow) -> bool:

@@ -43,6 +43,11 @@ class Access:
         """The project whose things they see; None for an administrator, who sees all."""
         return None if Scope.ADMIN in self.scopes else self.project_id
 
+    @property
+    def submitter(self) -> str:
+        """Who takes turns with others where jobs wait; empty where nobody is asked for a key."""
+        return self.key.id if self.key else ""
+
     def has(self, scope: Scope) -> bool:
         """True when they may do what needs the scope."""
         return scope in self.scopes or Scope.ADMIN in self.scopes

@@ -3,6 +3,7 @@
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -35,11 +36,16 @@ def migrate_tables(url: str) -> None:
 
 def is_current(connection: Connection) -> bool:
     """True when no migration is missing."""
-    head = ScriptDirectory.from_config(_configuration(connection)).get_current_head()
-    return MigrationContext.configure(connection).get_current_revision() == head
+    return MigrationContext.configure(connection).get_current_revision() == _head()
 
 
-def _configuration(connection: Connection) -> Config:
+@cache
+def _head() -> str | None:
+    """The newest migration of this code; reading them all takes too long for a question that is asked every second."""
+    return ScriptDirectory.from_config(_configuration(None)).get_current_head()
+
+
+def _configuration(connection: Connection | None) -> Config:
     configuration = Config()
     configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     configuration.attributes["connection"] = connection

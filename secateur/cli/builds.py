@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from secateur.cli import flags
 from secateur.cli.common import SERVER, ExitCode, Json, Server, age, connect, say, say_json, show_table, table
 from secateur.cli.inputs import local, transfer_bar
 from secateur.cli.luts import lut, print_lut
@@ -37,12 +38,16 @@ def build(
     pattern_choices: Annotated[
         list[str] | None, typer.Option(help="Masks to measure: 64x1@1/4,32x1@1/2", show_default=False)
     ] = None,
+    priority: flags.Priority = 0,
+    timeout_minutes: flags.TimeoutMinutes = None,
+    after: flags.After = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start, print the build's id and leave.")] = False,
     server: Server = SERVER,
     json: Json = False,
 ) -> None:
     """Measure every entry a network needs, without pruning anything. Ctrl-C leaves the build to itself."""
     fields: dict[str, Any] = {"device": device, "runtime": runtime, "threads": threads, "batch": batch}
+    fields |= {"priority": priority, "timeout_minutes": timeout_minutes, "after": split_names(after)}
     if patterns or pattern_choices:
         fields["patterns"] = "auto"
     if pattern_choices:

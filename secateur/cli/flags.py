@@ -198,6 +198,17 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_
 
 # Job and result
 
+Priority = Annotated[
+    int, typer.Option(min=-10, max=10, help="Jobs of a higher priority go first.", rich_help_panel=_RESULT)
+]
+TimeoutMinutes = Annotated[
+    float | None,
+    typer.Option(help="Fail the job when it has run for longer.", rich_help_panel=_RESULT, show_default=False),
+]
+After = Annotated[
+    list[str] | None,
+    typer.Option(help="Run after these jobs and table builds: ID,ID", rich_help_panel=_RESULT, show_default=False),
+]
 JobName = Annotated[str, typer.Option("--name", help="Name of the job.", rich_help_panel=_RESULT, show_default=False)]
 Out = Annotated[
     Path | None,

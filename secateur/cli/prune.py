@@ -65,6 +65,9 @@ def prune(
     baselines: flags.Baselines = JOB["baselines"],
     seed: flags.Seed = JOB["seed"],
     name: flags.JobName = "",
+    priority: flags.Priority = JOB["priority"],
+    timeout_minutes: flags.TimeoutMinutes = None,
+    after: flags.After = None,
     out: flags.Out = None,
     detach: flags.Detach = False,
     check: flags.Check = False,
@@ -104,6 +107,9 @@ def prune(
         "baselines": baselines,
         "seed": seed,
         "finetune": training,
+        "priority": priority,
+        "timeout_minutes": timeout_minutes,
+        "after": split_names(after),
     }
     spec = job_spec(None, fields | target)
     inputs = Inputs(

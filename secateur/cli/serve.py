@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ import typer
 from secateur.cli.common import SERVER, Json, Server, say, say_json
 from secateur.client import DEFAULT_URL, KEY_VARIABLE
 from secateur.errors import SecateurError, UsageError
-from secateur.supervisor import POLL_S, Child, Supervisor, describe_exit
+from secateur.supervisor import POLL_S, STOP_S, Child, Supervisor, describe_exit
 
 SERVER_PARTS = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "dbos")
 WORKER_PARTS = ("torch", "torchvision", "onnx", "onnxruntime", "ortools")
@@ -23,6 +24,10 @@ START_S = 120.0
 """Time the service has to answer; the first start makes the database."""
 
 Device = Annotated[str, typer.Option(help="Device the worker measures on.")]
+
+
+LEAVE_S = 10.0
+"""Time to hand back and close beyond SECATEUR_DRAIN_TIMEOUT_S."""
 
 
 class StartFailed(SecateurError):
@@ -54,7 +59,7 @@ def serve(
         env["SECATEUR_HOME"] = str(home.expanduser().absolute())
     if sys.stderr.isatty():
         env.setdefault("SECATEUR_LOG_FORMAT", "console")
-    supervisor = Supervisor(env=env, tell=lambda text: say(f"secateur: {text}"))
+    supervisor = Supervisor(env=env, tell=lambda text: say(f"secateur: {text}"), stop_s=_stop_s(env))
     supervisor.handle_signals()
     try:
         api = supervisor.start("the API", [sys.executable, "-m", "app"])
@@ -62,13 +67,21 @@ def serve(
         # Workers come after the API, which brings the database up to date.
         for slot in range(workers if not supervisor.num_asked else 0):
             command = [sys.executable, "-m", "workers", "--slot", str(slot), "--device", device]
-            supervisor.start(f"worker {slot}", command)
+            supervisor.start(f"worker {slot}", command, stage=1)
         _wait_until_ready(supervisor, api, url, num_workers=workers)
         if not supervisor.num_asked:
             _announce(url, json=json)
         supervisor.watch()
     finally:
         supervisor.stop()
+
+
+def _stop_s(env: Mapping[str, str]) -> float:
+    """Return how long a process of the service may take to stop: what it is given to drain, and a little to leave."""
+    try:
+        return float(env["SECATEUR_DRAIN_TIMEOUT_S"]) + LEAVE_S
+    except (KeyError, ValueError):  # a value without sense is for the service to refuse
+        return STOP_S
 
 
 def _announce(url: str, *, json: bool) -> None:

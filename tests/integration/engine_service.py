@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from app.migrate import migrate
 from app.queue import Queue
+from app.scheduling import schedule
 from app.settings import Settings
 from app.store.blobs import BlobStore
 from app.store.models import JobEventRow, PruneJobRow
@@ -35,6 +36,13 @@ def eventually(ask: Callable[[], T | None], what: str) -> T:
             return answer
         time.sleep(0.03)
     raise AssertionError(f"waited in vain for {what}")
+
+
+def slot_of(service: "Service", job_id: str) -> int:
+    """Slot of the worker that has the job."""
+    worker_id = service.job(job_id).worker_id
+    assert worker_id is not None
+    return int(worker_id.rpartition("/")[2].partition(":")[0])
 
 
 def lives(pid: int) -> bool:
@@ -80,24 +88,61 @@ class Service:
         self.queue.close()
         self.database.close()
 
-    def start_worker(self, slot: int = 0, locks: str = "locks") -> subprocess.Popen[bytes]:
-        """Start a worker process that runs the toy job; workers with other `locks` are as if on another machine."""
+    def start_worker(self, slot: int = 0, locks: str = "locks", log: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a worker process that runs the toy job and perhaps writes what it logs to a file.
+
+        Workers with other `locks` are as if on another machine.
+        """
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
         environment = {**os.environ, **self._environment, "PYTHONPATH": path, "A_SECRET": "x"}
         environment["SECATEUR_LOCK_FOLDER"] = str(self._folder / locks)
         command = [sys.executable, "-m", "toy_steps", str(slot)]
-        worker = subprocess.Popen(command, env=environment, cwd=ROOT)
+        with contextlib.ExitStack() as files:
+            stderr = files.enter_context(log.open("ab")) if log else None
+            worker = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=stderr)
         self._workers.append(worker)
         return worker
 
-    def submit(self, *, ticks: int = 3, tick_s: float = 0.02, hold: int | None = None, act: str = "") -> str:
-        """Submit a toy job and return its id; see `toy_steps.work` for what it can be asked to do."""
+    def start_api(self, port: int = 0) -> "subprocess.Popen[str]":
+        """Start an API process and wait until it listens; `api_port` and `api_url` are where."""
+        environment = {**os.environ, **self._environment, "PYTHONPATH": str(ROOT), "SECATEUR_PORT": str(port)}
+        environment["SECATEUR_EVENTS_POLL_S"] = "0.05"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app"], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        self.api_url = process.stdout.readline().split()[-1]
+        self.api_port = int(self.api_url.rpartition(":")[2])
+        return process
+
+    def submit(
+        self,
+        *,
+        ticks: int = 3,
+        tick_s: float = 0.02,
+        hold: int | None = None,
+        act: str = "",
+        kind: str = "prune",
+        submitter: str = "",
+        after: Sequence[str] = (),
+        origin: Mapping[str, str] | None = None,
+        **spec: Any,
+    ) -> str:
+        """Submit a toy job and return its id; see `toy_steps.work` for what it can be asked to do.
+
+        `origin` has the `request_id` and `traceparent` of the request that made it.
+        """
         toy = {"ledger": str(self.ledger_path), "ticks": ticks, "tick_s": tick_s, "hold": hold, "act": act}
         with self.database.write() as session:
+            values = {"threads": 1, "batch": 1, "seed": 0, "toy": toy, **spec}
+            if kind == "lut_build":
+                values |= {"image_size": 8}
             job = Jobs(session).add(
-                name="toy", spec={"threads": 1, "batch": 1, "seed": 0, "toy": toy}, device_id="local", **self._inputs
+                name="toy", spec=values, device_id="local", kind=kind, submitter=submitter, **self._inputs
             )
-            self.queue.enqueue_prune(session, job_id=job.id, workflow_id=job.workflow_id, device_id="local")
+            for name, value in (origin or {}).items():
+                setattr(job, name, value)
+            schedule(session, self.queue, job, after=after)
             return job.id
 
     def held(self, job_id: str) -> int:
@@ -121,7 +166,8 @@ class Service:
         """Cancel as the API does."""
         with self.database.write() as session:
             assert Jobs(session).request_cancel(job_id) is not None
-        self.queue.cancel(self.job(job_id).workflow_id)
+        if self.job(job_id).turn is not None:
+            self.queue.cancel(self.job(job_id).workflow_id)
 
     def job(self, job_id: str) -> PruneJobRow:
         """The job as it is now."""

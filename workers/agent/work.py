@@ -58,7 +58,8 @@ def _work(link: Link, task: Measurement, tell: Tell) -> bool:
             return False
         except Exception as error:  # noqa: BLE001 - whatever a runtime says of a network, the job must hear of it
             values = {"error": f"{type(error).__name__}: {error}"[:2000]}
-    return _deliver(link, task, values, tell)
+        # Still within the beats: a service that is away keeps the lease, and an agent that is stopped gives it back.
+        return _deliver(link, task, values, tell)
 
 
 def _deliver(link: Link, task: Measurement, values: Mapping[str, Any], tell: Tell) -> bool:

@@ -71,8 +71,8 @@ class Keeper:
         self._kept_at = time.monotonic()
 
     def __call__(self, measured: LatencyTable) -> None:
-        """Keep `measured`, unless the last checkpoint is young."""
-        if time.monotonic() - self._kept_at >= KEEP_EVERY_S:
+        """Keep `measured`, unless the last checkpoint is young and the worker stays."""
+        if time.monotonic() - self._kept_at >= KEEP_EVERY_S or self._context.draining.is_set():
             measured.save(self._context.path(BEGUN))
             self._context.checkpoint(self._context.path(BEGUN))
             self._kept_at = time.monotonic()

@@ -3,7 +3,7 @@
 from app.store.models.access import DEFAULT_PROJECT, ApiKeyRow, AuditRow, ProjectRow
 from app.store.models.devices import DeviceRow, MeasurementRow, WorkerRow
 from app.store.models.inputs import DatasetRow, ModelRow
-from app.store.models.jobs import JobArtifactRow, JobEventRow, PruneJobRow
+from app.store.models.jobs import JobArtifactRow, JobEventRow, JobWaitRow, PruneJobRow
 from app.store.models.luts import LutFileRow, LutPairRow, LutRow, LutVersionRow
 from app.store.models.requests import BlobHoldRow, IdempotencyKeyRow
 
@@ -17,6 +17,7 @@ __all__ = [
     "IdempotencyKeyRow",
     "JobArtifactRow",
     "JobEventRow",
+    "JobWaitRow",
     "LutFileRow",
     "LutPairRow",
     "LutRow",

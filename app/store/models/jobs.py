@@ -3,11 +3,18 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, TextClause, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.store.base import Base, Counter, Id, Sha256, UtcDateTime, database_now
 from secateur.schemas import JobStatus
+
+_QUEUED = text("status = 'queued'")
+_WAITING = text("status = 'queued' AND turn IS NULL")
+
+
+def _partial(name: str, *columns: str, where: TextClause) -> Index:
+    return Index(name, *columns, postgresql_where=where, sqlite_where=where)
 
 
 class PruneJobRow(Base):
@@ -19,6 +26,10 @@ class PruneJobRow(Base):
         CheckConstraint("outcome IN ('budget_met', 'budget_missed', 'infeasible')", name="outcome"),
         Index(None, "status", "id"),
         Index(None, "project_id", "status", "id"),
+        Index(None, "ended_at"),
+        _partial("ix_prune_job_turn", "queue", "priority", "turn", where=_QUEUED),
+        _partial("ix_prune_job_turn_of_submitter", "queue", "priority", "submitter", "turn", where=_QUEUED),
+        _partial("ix_prune_job_waiting", "id", where=_WAITING),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -45,9 +56,31 @@ class PruneJobRow(Base):
     failure: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     tables: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     """Latency tables the job uses: `name` of its file, `lut_id`, `version`."""
+    submitter: Mapped[str] = mapped_column(Id, default="")
+    """Who takes turns with other submitters."""
+    priority: Mapped[int] = mapped_column(default=0)
+    queue: Mapped[str] = mapped_column(String(128), default="")
+    """Queue of the engine it was put on last."""
+    turn: Mapped[int | None] = mapped_column(BigInteger)
+    """Place on its queue among jobs of its priority; null while it waits for other jobs (`job_wait`) and is on no queue."""
+    request_id: Mapped[str] = mapped_column(Id, default="")
+    """Of the request that submitted it."""
+    traceparent: Mapped[str] = mapped_column(Id, default="")
+    """W3C trace context of that request; empty where it had none."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now())
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class JobWaitRow(Base):
+    """A job that another one waits for."""
+
+    __tablename__ = "job_wait"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("prune_job.id", ondelete="CASCADE"), primary_key=True)
+    needs_id: Mapped[str] = mapped_column(ForeignKey("prune_job.id", ondelete="CASCADE"), primary_key=True, index=True)
+    must_succeed: Mapped[bool] = mapped_column(default=True)
+    """False: its end is enough, however it comes (a build that measures the table the job needs)."""
 
 
 class JobEventRow(Base):

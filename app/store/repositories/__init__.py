@@ -5,6 +5,7 @@ from app.store.repositories.audit import Audit
 from app.store.repositories.datasets import Datasets
 from app.store.repositories.devices import Devices
 from app.store.repositories.events import Events
+from app.store.repositories.figures import Figures
 from app.store.repositories.holds import Holds
 from app.store.repositories.idempotency import Idempotency
 from app.store.repositories.jobs import Jobs
@@ -14,6 +15,7 @@ from app.store.repositories.measurements import Measurements
 from app.store.repositories.models import Models
 from app.store.repositories.pages import RowPage
 from app.store.repositories.projects import Projects, Usage
+from app.store.repositories.waits import Waits
 from app.store.repositories.workers import Workers
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Datasets",
     "Devices",
     "Events",
+    "Figures",
     "FoundKey",
     "Holds",
     "Idempotency",
@@ -34,5 +37,6 @@ __all__ = [
     "Projects",
     "RowPage",
     "Usage",
+    "Waits",
     "Workers",
 ]

@@ -48,6 +48,7 @@ class Jobs:
         device_id: str,
         kind: str = "prune",
         project_id: str = DEFAULT_PROJECT,
+        submitter: str = "",
     ) -> PruneJobRow:
         """Insert a queued job; `workflow_id` on its row is the durable workflow to start."""
         job_id = new_id("job" if kind == "prune" else "bld")
@@ -60,6 +61,8 @@ class Jobs:
             model_id=model_id,
             dataset_id=dataset_id,
             device_id=device_id,
+            submitter=submitter,
+            priority=spec.get("priority", 0),
             workflow_id=_new_workflow_id(job_id),
         )
         self._session.add(row)
@@ -95,11 +98,6 @@ class Jobs:
         if status:
             query = query.where(PruneJobRow.status.in_([s.value for s in status]))
         return newest_first(self._session, query, PruneJobRow.id, before=before, limit=limit)
-
-    def counts(self) -> dict[JobStatus, int]:
-        """How many jobs are in each status."""
-        rows = self._session.execute(select(PruneJobRow.status, func.count()).group_by(PruneJobRow.status)).all()
-        return {JobStatus(status): count for status, count in rows}
 
     def active_of_model(self, model_id: str) -> list[str]:
         """Ids of jobs that have not ended and use this model."""
@@ -175,11 +173,17 @@ class Jobs:
                 "summary": None,
                 "failure": None,
                 "worker_id": None,
+                "turn": None,
                 "started_at": None,
                 "ended_at": None,
             },
         )
         return workflow_id if moved else None
+
+    def unqueue(self, row: PruneJobRow) -> None:
+        """Take a queued job off its queue; it gets another workflow when it is queued again."""
+        row.turn, row.workflow_id = None, _new_workflow_id(row.id)
+        self._session.flush()
 
     def succeed(self, job_id: str, *, outcome: str | None, summary: Mapping[str, Any]) -> bool:
         """Running -> succeeded."""

@@ -14,5 +14,6 @@ if __name__ == "__main__":
     settings = Settings()
     configure_logs(settings)
     run_worker(
-        settings, slot=int(sys.argv[1]), device="local", device_class="local", profile=PROFILE, pipeline=PIPELINE
-    )
+        settings, slot=int(sys.argv[1]), device="local", device_class="local", profile=PROFILE, pipeline=PIPELINE,
+        builds=PIPELINE,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -28,8 +29,8 @@ def run(context: StepContext) -> dict[str, Any]:
         checkpoint.parent.mkdir(exist_ok=True)
         checkpoint.write_text(json.dumps({"done": tick + 1}))
         context.checkpoint(checkpoint)
-        context.progress((tick + 1) / toy["ticks"])
         context.metric(tick=tick, loss=float("nan"))
+        context.progress((tick + 1) / toy["ticks"])
     context.path("work.json").write_text(json.dumps({"ticks": toy["ticks"]}))
     ledger.write(context.spec["job"], "worked")
     return {"ticks": toy["ticks"], "summary": {"measured_ms": 1.25}}
@@ -43,6 +44,9 @@ def misbehave(context: StepContext, act: str) -> None:
         case "raise":
             print("to be or not to be")
             raise ZeroDivisionError("the last words")
+        case "talk":
+            logging.getLogger("toy").warning("a record of a %s", "library")
+            print("a line on stdout")
         case "segfault":
             ctypes.string_at(0)
         case "stall":

@@ -50,6 +50,8 @@ class FakeService:
     """Fields a submitted job ends with."""
     drop_after: list[int] = field(default_factory=list)
     """How many events each stream sends before its connection is cut; empty: all of them."""
+    close_after: int | None = None
+    """How many events the first stream sends before the service says that it leaves."""
     hold_open_s: float = 0.0
     """How long a stream stays open, with heartbeats, after its last event."""
     num_held: int = 0
@@ -192,9 +194,13 @@ class FakeService:
     async def _stream(self, job_id: str, after: int, limit: int | None) -> AsyncIterator[bytes]:
         yield b": hello\n\n"
         rest = [event for event in self.events if event.job_id == job_id and event.id > after]
-        for event in rest[:limit]:
+        leaves, self.close_after = self.close_after, None
+        for event in rest[: limit if leaves is None else leaves]:
             text = json.dumps(dump(event), ensure_ascii=False)
             yield f"id: {event.id}\r\nevent: {event.kind}\r\ndata: {text}\r\n\r\n".encode()
+        if leaves is not None:
+            yield b"event: closing\nretry: 2000\ndata: {}\n\n"
+            return
         if limit is not None and limit < len(rest):
             yield b'id: 9999\ndata: {"half'
             raise ConnectionResetError("cut on purpose")

@@ -153,6 +153,14 @@ def test_events_come_once_and_in_order_over_broken_streams(service: FakeService,
     assert events[4].data["text"] == "brackets [bold] and \u2028 and \r\n survive"
 
 
+def test_a_service_that_says_it_leaves_is_followed_elsewhere(service: FakeService, spec: PruneJobCreate) -> None:
+    service.add_job(spec)
+    service.close_after = 4
+    with Client(service.url) as client:
+        assert [event.id for event in client.events("job1")] == list(range(100, 110))
+    assert service.streams == [0, 103]
+
+
 def test_events_begin_where_asked(service: FakeService, spec: PruneJobCreate) -> None:
     service.add_job(spec)
     with Client(service.url) as client:

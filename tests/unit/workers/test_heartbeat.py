@@ -66,7 +66,7 @@ def test_the_work_of_the_dead_is_given_back_and_that_of_the_living_left(store: S
     store.begin(dead, job)
     queues = FakeQueues(held(job.workflow_id, "a/0:1"), held("other", "b/0:1"), held("inspection", "a/0:1"))
     assert die(store, "a/0", "a/0:2") == ["a/0:1"]
-    Reaper(store.database, queues, spare, max_attempts=3).reap(["a/0:1"])
+    Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).reap(["a/0:1"])
     assert queues.resumed == [f"{job.workflow_id} device:local", "inspection device:local"]
     row = store.job(job.id)
     assert (row.status, row.worker_id, row.num_lost) == ("running", None, 1)
@@ -79,7 +79,7 @@ def test_a_job_that_lost_too_many_workers_fails_as_poison(store: Store) -> None:
         store.begin(journal, job)
         queues = FakeQueues(held(job.workflow_id, f"a/0:{boot}"))
         die(store, "a/0", "none")
-        Reaper(store.database, queues, spare, max_attempts=3).reap([f"a/0:{boot}"])
+        Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).reap([f"a/0:{boot}"])
     failure = store.job(job.id).failure
     assert failure is not None and failure["code"] == "poison_job"
     with store.database.read() as session:
@@ -93,7 +93,7 @@ def test_a_job_being_cancelled_ends_cancelled_when_its_worker_dies(store: Store)
     with store.database.write() as session:
         Jobs(session).request_cancel(job.id)
     die(store, "a/0", "none")
-    Reaper(store.database, FakeQueues(), spare, max_attempts=3).reap(["a/0:1"])
+    Reaper(store.database, FakeQueues(), spare, max_attempts=3, release=lambda: None).reap(["a/0:1"])
     assert store.job(job.id).status == "cancelled"
 
 
@@ -101,13 +101,13 @@ def test_a_workflow_that_another_reaper_saved_meanwhile_is_left_in_good_hands(st
     store.add_worker("b/0:1")
     queues = FakeQueues(held("w", "a/0:1"))
     queues.taken_at_look = {2: held("w", "b/0:1")}
-    Reaper(store.database, queues, spare, max_attempts=3).rescue()
+    Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).rescue()
     assert queues.resumed == []
 
 
 def test_an_inspection_nobody_waits_for_is_cancelled_not_resumed(store: Store) -> None:
     queues = FakeQueues(held("w", "a/0:1", expired=True))
-    Reaper(store.database, queues, spare, max_attempts=3).rescue()
+    Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).rescue()
     assert (queues.resumed, queues.cancelled) == ([], ["w"])
 
 
@@ -119,7 +119,7 @@ def test_a_job_the_engine_lost_is_ended(store: Store, engine: str, code: str | N
     queues = FakeQueues()
     if engine != "missing":
         queues.known = {job.workflow_id: engine}
-    Reaper(store.database, queues, spare, max_attempts=3).reconcile()
+    Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).reconcile()
     failure = store.job(job.id).failure
     assert (failure["code"] if failure else None) == code
 
@@ -129,7 +129,7 @@ def test_a_job_of_a_live_worker_is_not_reconciled(store: Store) -> None:
     store.begin(store.add_worker("a/0:1"), job)
     queues = FakeQueues()
     queues.known = {job.workflow_id: "SUCCESS"}
-    Reaper(store.database, queues, spare, max_attempts=3).reconcile()
+    Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).reconcile()
     assert store.job(job.id).status == "running"
 
 
@@ -141,14 +141,14 @@ def test_a_cancel_that_came_after_the_hand_back_is_finished(store: Store) -> Non
         Jobs(session).request_cancel(job.id)
     queues = FakeQueues()
     queues.known = {job.workflow_id: "ENQUEUED"}
-    Reaper(store.database, queues, spare, max_attempts=3).reconcile()
+    Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).reconcile()
     assert store.job(job.id).status == "cancelled"
 
 
 def test_a_worker_that_was_declared_dead_hears_of_it_at_its_next_beat(store: Store) -> None:
     store.add_worker("a/0:1")
     heard: list[bool] = []
-    reaper = Reaper(store.database, FakeQueues(), spare, max_attempts=3)
+    reaper = Reaper(store.database, FakeQueues(), spare, max_attempts=3, release=lambda: None)
     heartbeat = Heartbeat(
         store.url, reaper, spare, "a/0:1", every_s=0.01, timeout_s=60, on_lost=lambda: heard.append(True)
     )
@@ -175,7 +175,7 @@ def test_a_silent_worker_is_reaped_by_one_that_has_been_beating(store: Store) ->
         assert not only_stopped
         ended.append(worker_id)
 
-    reaper = Reaper(store.database, queues, end, max_attempts=3)
+    reaper = Reaper(store.database, queues, end, max_attempts=3, release=lambda: None)
     heartbeat = Heartbeat(store.url, reaper, end, "b/0:1", every_s=0.01, timeout_s=30, on_lost=lambda: None)
     heartbeat._beat()
     assert queues.resumed == [], "it has not yet been beating for long enough to judge others"

@@ -9,7 +9,8 @@ from worker_store import PROFILE, Store
 
 from app.store.repositories import Artifacts, Devices, Events, Jobs, Luts, Models
 from lut.analytic import CRISP, analytic_profile
-from workers.journal import Fenced, JobCancelled, Journal, Kept
+from workers.fence import Fenced, JobCancelled
+from workers.journal import Journal, Kept
 from workers.view import JobView
 
 WRITES: list[Callable[[Journal, JobView, Path], None]] = [

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from app.settings import Settings
+from app.tracing import Tracing
 from workers.child import Order
-from workers.process import Ending, child_env, run_child
+from workers.context import OUTBOX
+from workers.process import Ending, OnEvent, Stopping, child_env, run_child
 
 BODY = """
 import os, sys, time
@@ -25,28 +28,56 @@ def run(context):
     if act == "ask": time.sleep(0.3)
     if act == "ask": return {"answers": [context.ask({"kind": "step", "number": n})["step"] for n in range(2)]}
     if act == "ask in vain": context.ask({"kind": "step", "number": -1})
+    if act == "tick":
+        for tick in range(100):
+            try:
+                context.progress(tick / 100)
+            except Exception:
+                pass
+            time.sleep(0.1)
+            context.path("kept").write_text(str(tick))
+            context.checkpoint(context.path("kept"))
+            context.metric(tick=tick)
     if act == "exit": sys.exit(3)
     if act == "vanish": os._exit(4)
 """
 
 
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> tuple[Ending, list[dict[str, Any]]]:
-    """Run a body in a real child."""
+def placed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> Order:
+    """Write the body and return the order to run it."""
     package = tmp_path / "bodies"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "body.py").write_text(BODY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    order = Order(
+    return Order(
         package="bodies", workdir=str(tmp_path), cache=str(tmp_path), spec={"act": act}, seed=7, attempt=1, device_lock=None,
         silence_timeout_s=30,
     )  # fmt: skip
+
+
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> tuple[Ending, list[dict[str, Any]]]:
+    """Run a body in a real child."""
+    order = placed(tmp_path, monkeypatch, act)
     events: list[dict[str, Any]] = []
 
     async def take(event: dict[str, Any]) -> None:
         events.append(event)
 
-    return asyncio.run(run_child("body", order, take, stall_timeout_s=30, beat_s=0.5)), events
+    return asyncio.run(followed(order, take, stall_timeout_s=30)), events
+
+
+async def followed(
+    order: Order, take: OnEvent, *, stall_timeout_s: float, drain_after_s: float | None = None
+) -> Ending:
+    """Run the body, perhaps until the worker drains."""
+    draining = asyncio.Event()
+    if drain_after_s is not None:
+        asyncio.get_running_loop().call_later(drain_after_s, draining.set)
+    tracing = Tracing(Settings(), "test")
+    return await run_child(
+        "body", order, take, stall_timeout_s=stall_timeout_s, beat_s=0.1, draining=draining, tracing=tracing
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +157,7 @@ def asked(tmp_path: Path, act: str) -> tuple[Ending, list[bool]]:
             return {"problem": {"code": "measurement_failed", "detail": "no"}}
         return {"result": {"step": 10 + event["number"]}}
 
-    return asyncio.run(run_child("body", order, take, stall_timeout_s=1.0, beat_s=0.1)), free
+    return asyncio.run(followed(order, take, stall_timeout_s=1.0)), free
 
 
 def test_a_question_waits_for_its_answer_however_long_and_leaves_the_device_to_others(
@@ -142,3 +173,21 @@ def test_an_answer_that_is_a_problem_ends_the_step(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     ending, _ = asked(tmp_path, "ask in vain")
     assert (ending.code, ending.problem) == ("measurement_failed", True)
+
+
+def test_a_child_that_is_asked_to_drain_ends_with_a_checkpoint_whatever_its_body_catches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = placed(tmp_path, monkeypatch, "tick")
+    kept, told = [], []
+
+    async def take(event: dict[str, Any]) -> None:
+        if event["event"] == "metric":
+            told.append(str(event["values"]["tick"]))
+        if event["event"] == "checkpoint":
+            kept.append((tmp_path / OUTBOX / event["file"]).read_text())
+
+    with pytest.raises(Stopping):
+        asyncio.run(followed(order, take, stall_timeout_s=30, drain_after_s=1.5))
+    assert kept and kept == told == [str(tick) for tick in range(len(kept))]
+    assert (tmp_path / "kept").read_text() == kept[-1], "nothing was done after the last checkpoint"

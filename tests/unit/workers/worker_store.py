@@ -34,7 +34,9 @@ class Store:
         """Submit a job."""
         with self.database.write() as session:
             values = {"threads": 2, "batch": 4, "seed": 0, **self.inputs, **spec}
-            return Jobs(session).add(name="", spec=values, device_id="local", **self.inputs)
+            row = Jobs(session).add(name="", spec=values, device_id="local", **self.inputs)
+            row.turn = 0
+            return row
 
     def job(self, job_id: str) -> PruneJobRow:
         """The job as it is now."""

@@ -1,0 +1,28 @@
+"""What every body shares, and what every kind of job lets its submitter say about when it runs."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+CLOSING = "closing"
+"""Kind of the server-sent event that ends a stream before its job has ended: the process stops, come back elsewhere."""
+
+
+class Wire(BaseModel):
+    """Base of every body: unknown fields are refused, so a misspelt option never passes silently."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Scheduled(Wire):
+    """When a job runs, and how long it may."""
+
+    priority: int = Field(default=0, ge=-10, le=10)
+    """Jobs of a higher priority go first; among equals submitters take turns."""
+    timeout_minutes: float | None = Field(default=None, gt=0, le=100_000)
+    """The job fails as `timed_out` when it has run for this long, counted from its start and not from its submission."""
+    after: list[Name] = Field(default=[], max_length=64)
+    """Ids of jobs and table builds that must have succeeded before this one starts; it fails as `dependency_failed` when one
+    of them does not."""

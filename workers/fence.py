@@ -1,0 +1,57 @@
+"""Whose a job is: what keeps a worker from writing about a job that is not, or no longer, its own."""
+
+import time
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from app.store.models import PruneJobRow
+from secateur.schemas import JobStatus
+from workers.view import JobView
+
+DATABASE_PATIENCE_S = 60.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class Fenced(Exception):
+    """The job belongs to another worker by now, or has ended: stop, and write nothing."""
+
+
+class JobCancelled(Exception):
+    """The user cancelled the job."""
+
+
+class TimedOut(Exception):
+    """The job has run for longer than its submitter allowed."""
+
+
+def patient(write: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Repeat a transaction while the database is away: a restart of the database is no reason to lose a step."""
+
+    def repeat(journal: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        deadline = time.monotonic() + DATABASE_PATIENCE_S
+        while True:
+            try:
+                return write(journal, *args, **kwargs)
+            except DBAPIError as error:
+                # Before SQLAlchemy 2 or over a new connection a dead server shows as a plain OperationalError.
+                lost = error.connection_invalidated or type(error).__name__ == "OperationalError"
+                if not lost or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    return repeat
+
+
+def fence(row: PruneJobRow | None, job: JobView, worker_id: str) -> None:
+    """Raise Fenced or JobCancelled unless the job is running and this worker's."""
+    if row is None or row.workflow_id != job.workflow_id:
+        raise Fenced(job.id)
+    if row.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
+        raise JobCancelled(job.id)
+    if row.worker_id != worker_id or row.status != JobStatus.RUNNING:
+        raise Fenced(job.id)

@@ -193,6 +193,12 @@ PROBLEMS: Mapping[str, Kind] = {
     "database_unavailable": Kind(
         status=503, title="Database unavailable", meaning="The database does not answer. Try again in a moment."
     ),
+    "storage_unavailable": Kind(
+        status=503, title="Storage unavailable", meaning="The bucket that keeps the files does not answer. Try again."
+    ),
+    "storage_full": Kind(
+        status=507, title="Storage full", meaning="The service has no room for this; nothing of it was kept."
+    ),
     "not_ready": Kind(
         status=503, title="Not ready", meaning="The database lacks migrations, or the service is stopping."
     ),

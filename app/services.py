@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.queue import Queue
 from app.settings import Settings
 from app.store.blobs import BlobStore
+from app.store.blobs_open import open_blobs
 from app.store.repositories import Holds
 from app.store.sessions import Database
 
@@ -48,7 +49,7 @@ def open_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         database=Database(settings.url, pool_size=20),
-        blobs=BlobStore(settings.blobs_folder),
+        blobs=open_blobs(settings),
         queue=Queue(settings.url, version=settings.queue_version),
     )
 

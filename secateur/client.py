@@ -229,7 +229,7 @@ class Client(Tables, AbstractContextManager["Client"]):
         target = folder / file.name
         if has_sha256(target, file.sha256):
             return target
-        with self._transport.stream(path) as response:
+        with self._transport.stream(path, redirected=True) as response:
             save_checked(
                 response.iter_bytes(),
                 target,

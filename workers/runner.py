@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from app.store.blobs import BlobStore
+from app.store.blobs import BlobDamaged, BlobStore
 from lut.profile import DeviceProfile
 from workers import scratch
 from workers.child import Order
@@ -200,13 +200,22 @@ class Runner:
     def _place(self, folder: Path, step: Step, files: Mapping[str, str]) -> None:
         for name in (*step.inputs, *step.optional_inputs):
             if name in files:
-                scratch.place(self.blobs.path(files[name]), folder, name)
+                with self.blobs.local(files[name]) as path:
+                    scratch.place(path, folder, name)
             elif name in step.inputs:
                 raise LookupError(f"step {step.name} needs {name}, which no step has left")
         prefix = f"{CHECKPOINT}{step.name}/"
         for name, sha256 in files.items():
-            if name.startswith(prefix) and self.blobs.exists(sha256):
-                scratch.restore(self.blobs.path(sha256), folder, name.removeprefix(prefix))
+            if name.startswith(prefix):
+                self._restore(folder, name.removeprefix(prefix), sha256)
+
+    def _restore(self, folder: Path, name: str, sha256: str) -> None:
+        """Put a checkpoint back; one that is gone or damaged costs the time since the step began, not the job."""
+        try:
+            with self.blobs.local(sha256) as path:
+                scratch.restore(path, folder, name)
+        except (FileNotFoundError, BlobDamaged) as error:
+            log.warning("checkpoint is lost", action="restore", name=name, sha256=sha256, error=str(error))
 
     def _finish(
         self, job: JobView, index: int, step: Step, folder: Path, result: dict[str, Any]

@@ -20,6 +20,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"application/octet-stream": {}}},
     206: {"description": "The part of the file that Range asked for."},
     304: {"description": "The file is the one of If-None-Match."},
+    307: {"description": "The file is at Location, for a few minutes (SECATEUR_STORE_PRESIGN)."},
 }
 _JSON: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}}}}
 _REPORT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/html": {}}}}
@@ -33,6 +34,7 @@ def list_artifacts(job_id: str, services: ServicesDep) -> Page[Artifact]:
         return Page[Artifact](items=[wire.artifact(row) for row in Artifacts(session).list(job_id)])
 
 
+@router.head("/{job_id}/artifacts/{name}", include_in_schema=False)
 @router.get(
     "/{job_id}/artifacts/{name}",
     response_class=Response,
@@ -41,9 +43,12 @@ def list_artifacts(job_id: str, services: ServicesDep) -> Page[Artifact]:
 def download_artifact(job_id: str, name: str, request: Request, services: ServicesDep) -> Response:
     """One file; ranges and ETags are honoured, so that a broken download can go on."""
     row = _artifact(services, job_id, name)
-    return send_blob(request, services, row.sha256, media_type=row.media_type, name=row.name)
+    # Reports stay with us: elsewhere a page would come without the policy that keeps it from doing anything.
+    redirect = row.media_type == "application/octet-stream"
+    return send_blob(request, services, row.sha256, media_type=row.media_type, name=row.name, redirect=redirect)
 
 
+@router.head("/{job_id}/plan", include_in_schema=False)
 @router.get("/{job_id}/plan", response_class=Response, responses={**responses("not_found"), **_JSON})
 def get_plan(job_id: str, request: Request, services: ServicesDep) -> Response:
     """The plan: widths per layer, value, bound, gap."""
@@ -51,6 +56,7 @@ def get_plan(job_id: str, request: Request, services: ServicesDep) -> Response:
     return send_blob(request, services, row.sha256, media_type="application/json", name=row.name, inline=True)
 
 
+@router.head("/{job_id}/report", include_in_schema=False)
 @router.get("/{job_id}/report", response_class=Response, responses={**responses("not_found"), **_REPORT})
 def get_report(
     job_id: str,

@@ -87,6 +87,27 @@ PROBLEMS: Mapping[str, Kind] = {
         title="Unknown architecture",
         meaning="Use `torchvision/<name>`, `timm/<name>`, `cifar/resnet20|32|44|56|110` (also `-a`, `-b`) or `onnx`.",
     ),
+    "unknown_upload": Kind(
+        status=422, title="Unknown upload", meaning="`upload_id` names no upload for this purpose; it may have expired."
+    ),
+    "upload_incomplete": Kind(
+        status=409,
+        title="Upload incomplete",
+        meaning="Bytes of the upload are still to come; GET says from which offset.",
+    ),
+    "upload_busy": Kind(
+        status=409,
+        title="Upload busy",
+        meaning="Another request is writing or reading the upload. Try again in a moment.",
+    ),
+    "offset_mismatch": Kind(
+        status=409, title="Wrong offset", meaning="Go on from the offset that the answer's Upload-Offset header names."
+    ),
+    "checksum_mismatch": Kind(
+        status=422,
+        title="Wrong checksum",
+        meaning="The bytes that came are not those of the checksum; send them again.",
+    ),
     "upload_refused": Kind(
         status=422,
         title="The upload is not usable",

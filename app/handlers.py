@@ -67,7 +67,8 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     if any(fault["type"] == _UNREADABLE_JSON for fault in faults):
         detail = f"The body is not JSON: {faults[0].get('ctx', {}).get('error', faults[0]['msg'])}."
         return problem_response(ApiProblem("malformed_request", detail))
-    if "application/json" not in request.headers.get("content-type", "application/json"):
+    of_body = any(fault["loc"][0] == "body" for fault in faults)
+    if of_body and "application/json" not in request.headers.get("content-type", "application/json"):
         return problem_response(ApiProblem("unsupported_media_type", "Send the body as application/json."))
     return problem_response(invalid_request(faults, error.body))
 

@@ -23,6 +23,7 @@ from app.api import (
     models,
     prune_jobs,
     results,
+    uploads,
 )
 from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
 from app.services import open_services
@@ -30,10 +31,12 @@ from app.settings import Settings
 from app.web import pages
 from secateur import __version__
 from secateur.schemas import JobEvent, Page, Problem
+from secateur.upload_schemas import CHECKSUM, OFFSET
 
 ROUTERS = (
     models.router,
     datasets.router,
+    uploads.router,
     devices.router,
     luts.router,
     lut_files.router,
@@ -86,9 +89,17 @@ def _middleware(settings: Settings) -> list[Middleware]:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID", "X-Request-ID"],
-            expose_headers=["Location", "ETag", "X-Request-ID", "Idempotency-Replayed"],
+            allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+            allow_headers=[
+                "Content-Type",
+                "Idempotency-Key",
+                "If-Match",
+                "Last-Event-ID",
+                "X-Request-ID",
+                OFFSET,
+                CHECKSUM,
+            ],
+            expose_headers=["Location", "ETag", "X-Request-ID", "Idempotency-Replayed", OFFSET],
         )
         stack.append(cors)
     return [*stack, Middleware(LimitMiddleware, settings=settings, upload_paths=UPLOAD_PATHS)]

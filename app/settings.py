@@ -96,6 +96,11 @@ class Settings(BaseSettings):
     max_lut_bytes: int = Field(
         default=64 * MIB, ge=1024, description="Largest latency table that is imported, and largest result of an agent."
     )
+    uploads_hours: float = Field(
+        default=24.0,
+        gt=0,
+        description="How long an upload in several pieces waits for its next one before it is forgotten.",
+    )
     max_zip_entries: int = Field(default=500_000, ge=1, description="Most files a dataset zip may hold.")
     max_zip_bytes: int = Field(default=32 * GIB, ge=1024, description="Most bytes a dataset zip may unpack to.")
     max_zip_ratio: float = Field(

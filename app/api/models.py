@@ -15,7 +15,7 @@ from app.services import Services, ServicesDep
 from app.sniff import check_model_head, file_kind
 from app.store.models import ModelRow
 from app.store.repositories import Jobs, Models
-from app.uploads import Upload, received
+from app.uploads import Upload, received, upload_body
 from secateur.schemas import ErrorDetail, Model, Name, Page
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -33,29 +33,15 @@ class ModelForm(BaseModel):
     class_names: list[Name] | None = Field(default=None, max_length=100_000)
 
 
-UPLOAD_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "name", "arch"],
-                    "properties": {
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "safetensors weights or an ONNX file",
-                        },
-                        "name": {"type": "string"},
-                        "arch": {"type": "string", "description": "Architecture of the weights, or `onnx`."},
-                        "class_names": {"type": "string", "description": "JSON array: the name of each output."},
-                    },
-                }
-            }
-        },
-    }
-}
+UPLOAD_BODY = upload_body(
+    ModelForm,
+    "safetensors weights or an ONNX file",
+    {
+        "name": "",
+        "arch": "Architecture of the weights, or `onnx`.",
+        "class_names": "JSON array: the name of each output.",
+    },
+)
 
 
 @router.post(
@@ -64,6 +50,11 @@ UPLOAD_BODY: dict[str, Any] = {
     openapi_extra=UPLOAD_BODY,
     responses=responses(
         "body_too_large",
+        "storage_full",
+        "unknown_upload",
+        "upload_incomplete",
+        "upload_busy",
+        "checksum_mismatch",
         "pickle_refused",
         "unsupported_format",
         "unknown_arch",
@@ -76,7 +67,9 @@ async def upload_model(request: Request, response: Response, services: ServicesD
     """Upload weights with the name of their architecture, or an ONNX file. Answers after a worker has loaded them."""
     await require_worker(services)
     max_bytes = services.settings.max_model_bytes
-    async with received(request, services, ModelForm, max_bytes=max_bytes, check_head=check_model_head) as upload:
+    async with received(
+        request, services, ModelForm, max_bytes=max_bytes, check_head=check_model_head, purpose="model"
+    ) as upload:
         _check_arch(upload)
         form, blob = upload.form, upload.blob
         payload = {"arch": form.arch, "blob_sha256": blob.sha256, "class_names": form.class_names}

@@ -4,7 +4,7 @@ from typing import Any
 
 from alembic import context
 
-import app.store.models  # noqa: F401  (fills the metadata)
+import app.store.file_models  # noqa: F401  (fills the metadata, with the models it imports)
 from app.store.base import Base
 
 

@@ -7,10 +7,12 @@ from app.store.repositories.events import Events
 from app.store.repositories.holds import Holds
 from app.store.repositories.idempotency import Idempotency
 from app.store.repositories.jobs import Jobs
+from app.store.repositories.leases import Leases
 from app.store.repositories.luts import Luts, Moved
 from app.store.repositories.measurements import Measurements
 from app.store.repositories.models import Models
 from app.store.repositories.pages import RowPage
+from app.store.repositories.uploads import Uploads
 from app.store.repositories.workers import Workers
 
 __all__ = [
@@ -21,10 +23,12 @@ __all__ = [
     "Holds",
     "Idempotency",
     "Jobs",
+    "Leases",
     "Luts",
     "Measurements",
     "Models",
     "Moved",
     "RowPage",
+    "Uploads",
     "Workers",
 ]

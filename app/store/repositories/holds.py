@@ -6,7 +6,8 @@ from sqlalchemy import delete, exists, func, or_, select, union
 from sqlalchemy.orm import Session
 
 from app.store.base import database_now, new_id
-from app.store.models import BlobHoldRow, DatasetRow, JobArtifactRow, LutFileRow, LutVersionRow, ModelRow
+from app.store.file_models import BlobHoldRow
+from app.store.models import DatasetRow, JobArtifactRow, LutFileRow, LutVersionRow, ModelRow
 
 NAMING = (
     ModelRow.sha256,

@@ -1,10 +1,12 @@
 """The app: routes, middleware, start and stop."""
 
+import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -26,12 +28,15 @@ from app.api import (
     uploads,
 )
 from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
-from app.services import open_services
+from app.retention import tend
+from app.services import Services, open_services
 from app.settings import Settings
 from app.web import pages
 from secateur import __version__
 from secateur.schemas import JobEvent, Page, Problem
 from secateur.upload_schemas import CHECKSUM, OFFSET
+
+log = structlog.get_logger(__name__)
 
 ROUTERS = (
     models.router,
@@ -57,10 +62,12 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = open_services(settings)
-        await run_in_threadpool(services.sweep)
         app.state.services = services
+        upkeep = asyncio.create_task(_tend(services, app.state.stopping.is_set))
         yield
         app.state.stopping.set()
+        upkeep.cancel()
+        await asyncio.gather(upkeep, return_exceptions=True)
         await run_in_threadpool(services.close)
 
     app = FastAPI(
@@ -81,6 +88,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.mount("/static", pages.static_files(), name="static")
     _document(app)
     return app
+
+
+async def _tend(services: Services, is_stopping: Callable[[], bool]) -> None:
+    """Remove what is no longer needed, now and every `gc_every_s` seconds."""
+    while True:
+        try:
+            await run_in_threadpool(tend, services, is_stopping)
+        except Exception:  # whatever it is, the service goes on and the next turn may go well
+            log.exception("retention failed", action="retention")
+        await asyncio.sleep(services.settings.gc_every_s)
 
 
 def _middleware(settings: Settings) -> list[Middleware]:

@@ -96,6 +96,24 @@ class Settings(BaseSettings):
     max_lut_bytes: int = Field(
         default=64 * MIB, ge=1024, description="Largest latency table that is imported, and largest result of an agent."
     )
+    keep_jobs_days: float = Field(
+        default=0.0,
+        ge=0,
+        description="Days after which a job that has ended goes, with its events and files; 0: never.",
+    )
+    keep_checkpoints_hours: float = Field(
+        default=24.0,
+        ge=0,
+        description="Hours after which the checkpoints and step results of a job that succeeded go; nobody else needs them.",
+    )
+    gc_every_s: float = Field(
+        default=3600.0, gt=0, description="How often one of the API's processes removes what is no longer needed."
+    )
+    gc_margin_s: float = Field(
+        default=3600.0,
+        ge=60,
+        description="Age of a stored file that nothing names, and of an abandoned temporary one, at which it goes.",
+    )
     uploads_hours: float = Field(
         default=24.0,
         gt=0,

@@ -207,4 +207,4 @@ def _hold(services: Services, sha256: str) -> str:
 def _release(services: Services, hold_id: str, sha256: str) -> None:
     with services.database.write() as session:
         Holds(session).release(hold_id)
-        services.drop_blob(session, sha256)
+    services.drop_blobs([sha256])

@@ -116,7 +116,7 @@ def delete_dataset(dataset_id: str, services: ServicesDep) -> None:
         if users := Jobs(session).active_of_dataset(dataset_id):
             raise ApiProblem("dataset_in_use", f"Job {users[0]} uses the dataset and has not ended.")
         Datasets(session).delete(row)
-        services.drop_blob(session, row.sha256)
+    services.drop_blobs([row.sha256])
 
 
 def _add(services: Services, upload: Upload[DatasetForm], facts: dict[str, Any]) -> DatasetRow:

@@ -95,5 +95,5 @@ def _keep(services: Services, lut_id: str, name: str, made_of: str, sha256: str)
     with services.database.write() as session:
         require_lut(session, lut_id, lock=True)
         replaced = Luts(session).save_file(lut_id, name, made_of=made_of, sha256=sha256)
-        if replaced is not None:
-            services.drop_blob(session, replaced)
+    if replaced is not None:
+        services.drop_blobs([replaced])

@@ -167,8 +167,8 @@ def delete_lut(lut_id: str, services: ServicesDep, if_match: IfMatch = None) -> 
         setting = {name: row.profile.get(name) for name in ("threads", "batch", "runtime")}
         if users := Jobs(session).active_on_device(row.device_id, setting):
             raise ApiProblem("lut_in_use", f"Job {users[0]} uses the table and has not ended.")
-        for sha256 in Luts(session).delete(row):
-            services.drop_blob(session, sha256)
+        dropped = Luts(session).delete(row)
+    services.drop_blobs(dropped)
 
 
 @router.get("/{lut_id}/versions", responses=responses("not_found", "bad_cursor"))

@@ -106,7 +106,7 @@ def delete_model(model_id: str, services: ServicesDep) -> None:
         if users := Jobs(session).active_of_model(model_id):
             raise ApiProblem("model_in_use", f"Job {users[0]} uses the model and has not ended.")
         Models(session).delete(row)
-        services.drop_blob(session, row.sha256)
+    services.drop_blobs([row.sha256])
 
 
 def _check_arch(upload: Upload[ModelForm]) -> None:

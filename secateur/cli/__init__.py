@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from secateur import __version__
-from secateur.cli import builds, inventory, jobs, prune, serve
+from secateur.cli import builds, inventory, jobs, prune, serve, upkeep
 from secateur.cli.common import Commands
 
 app = typer.Typer(
@@ -47,6 +47,9 @@ for command, panel in (
     (serve.serve, SERVICE),
     (serve.worker, SERVICE),
     (serve.agent, SERVICE),
+    (upkeep.gc, SERVICE),
+    (upkeep.backup, SERVICE),
+    (upkeep.restore, SERVICE),
     (inventory.models, STORED),
     (inventory.datasets, STORED),
     (inventory.devices, STORED),

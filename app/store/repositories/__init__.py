@@ -4,6 +4,7 @@ from app.store.repositories.artifacts import Artifacts
 from app.store.repositories.datasets import Datasets
 from app.store.repositories.devices import Devices
 from app.store.repositories.events import Events
+from app.store.repositories.expired import Expired
 from app.store.repositories.holds import Holds
 from app.store.repositories.idempotency import Idempotency
 from app.store.repositories.jobs import Jobs
@@ -20,6 +21,7 @@ __all__ = [
     "Datasets",
     "Devices",
     "Events",
+    "Expired",
     "Holds",
     "Idempotency",
     "Jobs",

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from app.store.blobs import BlobDamaged, BlobStore
+from app.store.disk import is_full
 from lut.profile import DeviceProfile
 from workers import scratch
 from workers.child import Order
+from workers.events import StepEvents
 from workers.journal import CHECKPOINT, RESULT, Fenced, JobCancelled, Journal, Kept, keep
-from workers.measuring import Measuring
-from workers.process import Ending, OnEvent, run_child
+from workers.process import Ending, OnEvent, run_child, storage_full
 from workers.scratch import Scratch
 from workers.step import Pipeline, Results, Step
 from workers.view import JobView
@@ -27,8 +28,6 @@ log = structlog.get_logger(__name__)
 CHILD_TRIES = 2
 """Runs of a step whose child is killed or stalls before the job fails; a crash of its own is not repeated."""
 WATCH_EVERY_S = 0.3
-PROGRESS_EVERY_S = 0.5
-PROGRESS_STEP = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +101,11 @@ class Runner:
             return await self._run_step(job, index, step, results)
         except (Fenced, JobCancelled, Stopping):
             raise
+        except BlobDamaged as error:
+            await asyncio.to_thread(
+                self.journal.fail, job, "file_damaged", f"Lost to the disk or the bucket: {error}.", {}
+            )
+            return None
         except Exception as error:
             log.exception("step broke", action="step", job_id=job.id, step=step.name)
             await asyncio.to_thread(self.journal.fail, job, "internal_error", f"{type(error).__name__}: {error}", {})
@@ -116,15 +120,22 @@ class Runner:
             return result
         await asyncio.to_thread(self.journal.phase, job, step.phase)
         for run in range(CHILD_TRIES):
-            async with self._folder(f"{job.id}-{step.name}") as folder:
-                stored = await asyncio.to_thread(self.journal.artifacts, job)
-                await asyncio.to_thread(self._place, folder, step, {**job.inputs, **stored})
-                package = self.pipeline(job).package
-                order = self._order(package, step, folder, {**job.spec, "results": results}, job.attempt + run)
-                events = _Events(self, job, index, folder, self._timing.agent_silence_s)
-                ending = await self.supervise(step.name, order, events.take, lambda: self.journal.check(job))
-                if ending.result is not None:
-                    return await asyncio.to_thread(self._finish, job, index, step, folder, ending.result)
+            try:
+                async with self._folder(f"{job.id}-{step.name}") as folder:
+                    stored = await asyncio.to_thread(self.journal.artifacts, job)
+                    await asyncio.to_thread(self._place, folder, step, {**job.inputs, **stored})
+                    package = self.pipeline(job).package
+                    order = self._order(package, step, folder, {**job.spec, "results": results}, job.attempt + run)
+                    events = StepEvents(
+                        self.journal, self.pipeline(job), job, index, folder, self._timing.agent_silence_s
+                    )
+                    ending = await self.supervise(step.name, order, events.take, lambda: self.journal.check(job))
+                    if ending.result is not None:
+                        return await asyncio.to_thread(self._finish, job, index, step, folder, ending.result)
+            except (OSError, DBAPIError) as error:
+                if not is_full(error):
+                    raise
+                ending = storage_full(str(error))
             if not ending.retryable or run + 1 == CHILD_TRIES:
                 break
             await asyncio.to_thread(self.journal.event, job, "warning", {"code": ending.code, "text": ending.detail})
@@ -233,56 +244,6 @@ class Runner:
         files.append(Kept(name=f"{RESULT}{step.name}", blob=self.blobs.put_file(path), source=path))
         self.journal.finish_step(job, step.name, result, files, self.pipeline(job).progress(index, 1.0))
         return result
-
-
-class _Events:
-    """Takes the events of one step's child into the job's history."""
-
-    def __init__(self, runner: Runner, job: JobView, index: int, folder: Path, agent_silence_s: float) -> None:
-        self._runner, self._job, self._index, self._folder = runner, job, index, folder
-        step = runner.pipeline(job).steps[index]
-        self._phase = step.phase
-        self._measuring = Measuring(runner.journal, job, step.name, folder, agent_silence_s)
-        self._said_at, self._said, self._waits = 0.0, 0.0, False
-
-    async def take(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        journal, job = self._runner.journal, self._job
-        match event:
-            case {"event": "phase", "phase": phase}:
-                self._phase = phase
-                await asyncio.to_thread(journal.phase, job, phase)
-            case {"event": "progress", "fraction": fraction}:
-                await self._progress(fraction, event.get("seconds_left"))
-            case {"event": "log", "text": text}:
-                await asyncio.to_thread(journal.event, job, "log", {"text": text})
-            case {"event": "metric", "values": values}:
-                await asyncio.to_thread(journal.event, job, "metric", values)
-            case {"event": "warning", "code": code, "text": text}:
-                await asyncio.to_thread(journal.event, job, "warning", {"code": code, "text": text})
-            case {"event": "checkpoint", "name": name, "file": file}:
-                await asyncio.to_thread(self._checkpoint, name, file)
-            case {"event": "waiting"} if not self._waits:
-                self._waits = True
-                await asyncio.to_thread(
-                    journal.event, job, "log", {"text": "Waiting for the device: another job has it."}
-                )
-            case {"event": "measure"}:
-                return await self._measuring.answer(event, self._phase, self._progress)
-        return None
-
-    async def _progress(self, fraction: float, seconds_left: float | None) -> None:
-        progress = self._runner.pipeline(self._job).progress(self._index, fraction)
-        now = time.monotonic()
-        if now - self._said_at >= PROGRESS_EVERY_S and progress - self._said >= PROGRESS_STEP:
-            self._said_at, self._said = now, progress
-            await asyncio.to_thread(self._runner.journal.progress, self._job, progress, seconds_left)
-
-    def _checkpoint(self, name: str, file: str) -> None:
-        scratch.inside(self._folder, name)
-        if copy := scratch.taken(self._folder, file):
-            step = self._runner.pipeline(self._job).steps[self._index].name
-            self._runner.journal.checkpoint(self._job, step, name, copy)
-            copy.unlink()
 
 
 async def _first(work: Coroutine[Any, Any, Ending], watch: Coroutine[Any, Any, None]) -> Ending:

@@ -113,6 +113,27 @@ PROBLEMS: Mapping[str, Kind] = {
         title="Unknown architecture",
         meaning="Use `torchvision/<name>`, `timm/<name>`, `cifar/resnet20|32|44|56|110` (also `-a`, `-b`) or `onnx`.",
     ),
+    "unknown_upload": Kind(
+        status=422, title="Unknown upload", meaning="`upload_id` names no upload for this purpose; it may have expired."
+    ),
+    "upload_incomplete": Kind(
+        status=409,
+        title="Upload incomplete",
+        meaning="Bytes of the upload are still to come; GET says from which offset.",
+    ),
+    "upload_busy": Kind(
+        status=409,
+        title="Upload busy",
+        meaning="Another request is writing or reading the upload. Try again in a moment.",
+    ),
+    "offset_mismatch": Kind(
+        status=409, title="Wrong offset", meaning="Go on from the offset that the answer's Upload-Offset header names."
+    ),
+    "checksum_mismatch": Kind(
+        status=422,
+        title="Wrong checksum",
+        meaning="The bytes that came are not those of the checksum; send them again.",
+    ),
     "upload_refused": Kind(
         status=422,
         title="The upload is not usable",
@@ -221,6 +242,12 @@ PROBLEMS: Mapping[str, Kind] = {
     ),
     "database_unavailable": Kind(
         status=503, title="Database unavailable", meaning="The database does not answer. Try again in a moment."
+    ),
+    "storage_unavailable": Kind(
+        status=503, title="Storage unavailable", meaning="The bucket that keeps the files does not answer. Try again."
+    ),
+    "storage_full": Kind(
+        status=507, title="Storage full", meaning="The service has no room for this; nothing of it was kept."
     ),
     "not_ready": Kind(
         status=503,

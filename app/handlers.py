@@ -7,12 +7,14 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.errors import PROBLEMS, ApiProblem, problem_response
+from app.store.blobs import StoreUnavailable
+from app.store.disk import is_full
 from secateur.schemas import ErrorDetail
 
 log = structlog.get_logger(__name__)
@@ -35,6 +37,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(OSError, _disk)
+    app.add_exception_handler(StoreUnavailable, _bucket)
     for kind in (OperationalError, InterfaceError, TimeoutError):
         app.add_exception_handler(kind, _database)
 
@@ -63,12 +67,31 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     if any(fault["type"] == _UNREADABLE_JSON for fault in faults):
         detail = f"The body is not JSON: {faults[0].get('ctx', {}).get('error', faults[0]['msg'])}."
         return problem_response(ApiProblem("malformed_request", detail))
-    if "application/json" not in request.headers.get("content-type", "application/json"):
+    of_body = any(fault["loc"][0] == "body" for fault in faults)
+    if of_body and "application/json" not in request.headers.get("content-type", "application/json"):
         return problem_response(ApiProblem("unsupported_media_type", "Send the body as application/json."))
     return problem_response(invalid_request(faults, error.body))
 
 
+async def _disk(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    if not is_full(error):
+        raise error
+    log.error("storage full", action="request", error=str(error))
+    return problem_response(ApiProblem("storage_full", "The service's disk is full; nothing of this was kept."))
+
+
+async def _bucket(request: Request, error: Exception) -> JSONResponse:
+    log.error("storage unavailable", action="request", error=str(error))
+    detail = "The bucket that keeps the files does not answer. Try again in a moment."
+    return problem_response(ApiProblem("storage_unavailable", detail, headers={"Retry-After": "5"}))
+
+
 async def _database(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SQLAlchemyError)
+    if is_full(error):
+        log.error("storage full", action="request", error=str(error))
+        return problem_response(ApiProblem("storage_full", "The database's disk is full; nothing of this was kept."))
     log.error("database unavailable", action="request", error=str(error))
     detail = "The database does not answer. Try again in a moment."
     return problem_response(ApiProblem("database_unavailable", detail, headers={"Retry-After": "5"}))

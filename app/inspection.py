@@ -78,7 +78,7 @@ def _let_go(services: Services, files: Mapping[str, Any]) -> None:
     for file in files.values():
         with services.database.write() as session:
             Holds(session).release(file["hold_id"])
-            services.drop_blob(session, file["sha256"])
+        services.drop_blobs([file["sha256"]])
 
 
 def _ok(verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from app.tracing import trace_id
 
 HIDDEN = "***"
 _SHORTEST_SECRET = 4
+_API_KEY = re.compile(r"\bsct_[a-z2-7]{8}_[A-Za-z0-9_-]{43}")
 _URL_PASSWORD = re.compile(r"(://[^\s/:@\"']*):[^\s/@\"']+@")
 _AUTHORIZATION = re.compile(r"(?i)\b(authorization\W{1,8}(?:\w+\s+)?|bearer\s+)[^\s\"',}]+")
 
@@ -73,15 +74,16 @@ def configure_logs(settings: Settings) -> None:
 
 
 def secrets(settings: Settings) -> list[str]:
-    """What must appear in no record: the keys in the settings and the database's password, as written and as meant."""
+    """What must appear in no record: the bucket's key and the database's password, as written and as meant."""
     password = make_url(settings.url).password or ""
     written = re.search(r"://[^/@]*:([^/@]+)@", settings.url)
-    found = {settings.agent_key, str(password), written[1] if written else "", unquote(written[1]) if written else ""}
+    bucket = settings.store_secret_access_key.get_secret_value()
+    found = {bucket, str(password), written[1] if written else "", unquote(written[1]) if written else ""}
     return sorted((one for one in found if len(one) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
 def hide(words: list[str]) -> Callable[[Any, str, dict[str, Any]], dict[str, Any]]:
-    """A processor that takes `words`, passwords in URLs and Authorization headers out of everything a record holds."""
+    """A processor that takes `words`, API keys, passwords in URLs and Authorization headers out of everything a record holds."""
 
     def clean(value: Any) -> Any:
         if value is None or isinstance(value, (bool, int, float)):
@@ -93,6 +95,7 @@ def hide(words: list[str]) -> Callable[[Any, str, dict[str, Any]], dict[str, Any
         text = value if isinstance(value, str) else repr(value)
         for word in words:
             text = text.replace(word, HIDDEN)
+        text = _API_KEY.sub(HIDDEN, text)
         return _AUTHORIZATION.sub(rf"\1{HIDDEN}", _URL_PASSWORD.sub(rf"\1:{HIDDEN}@", text))
 
     def processor(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:

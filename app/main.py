@@ -1,10 +1,12 @@
 """The app: routes, middleware, start and stop."""
 
+import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -26,23 +28,29 @@ from app.api import (
     projects,
     prune_jobs,
     results,
+    uploads,
     whoami,
 )
-from app.auth.middleware import TrailMiddleware
 from app.api import metrics as metrics_route
+from app.auth.middleware import TrailMiddleware
 from app.metrics import Metrics
 from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
 from app.request_metrics import MetricsMiddleware
-from app.services import open_services
+from app.retention import tend
+from app.services import Services, open_services
 from app.settings import Settings
 from app.tracing import Tracing
 from app.web import login, pages
 from secateur import __version__
 from secateur.schemas import JobEvent, Page, Problem
+from secateur.upload_schemas import CHECKSUM, OFFSET
+
+log = structlog.get_logger(__name__)
 
 ROUTERS = (
     models.router,
     datasets.router,
+    uploads.router,
     devices.router,
     luts.router,
     lut_files.router,
@@ -71,11 +79,13 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = open_services(settings)
-        await run_in_threadpool(services.sweep)
         app.state.services = services
         metrics.watch(services)
+        upkeep = asyncio.create_task(_tend(services, app.state.stopping.is_set))
         yield
         app.state.stopping.set()
+        upkeep.cancel()
+        await asyncio.gather(upkeep, return_exceptions=True)
         await run_in_threadpool(services.close)
         await run_in_threadpool(tracing.close)
         await run_in_threadpool(metrics.close)
@@ -113,13 +123,23 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+async def _tend(services: Services, is_stopping: Callable[[], bool]) -> None:
+    """Remove what is no longer needed, now and every `gc_every_s` seconds."""
+    while True:
+        try:
+            await run_in_threadpool(tend, services, is_stopping)
+        except Exception:  # whatever it is, the service goes on and the next turn may go well
+            log.exception("retention failed", action="retention")
+        await asyncio.sleep(services.settings.gc_every_s)
+
+
 def _middleware(settings: Settings) -> list[Middleware]:
     stack = [Middleware(RequestMiddleware), Middleware(TrailMiddleware), Middleware(GuardMiddleware, settings=settings)]
     if settings.allowed_origins:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=[
                 "Authorization",
                 "Content-Type",
@@ -127,8 +147,18 @@ def _middleware(settings: Settings) -> list[Middleware]:
                 "If-Match",
                 "Last-Event-ID",
                 "X-Request-ID",
+                OFFSET,
+                CHECKSUM,
             ],
-            expose_headers=["Location", "ETag", "X-Request-ID", "Idempotency-Replayed", "Retry-After", "RateLimit"],
+            expose_headers=[
+                "Location",
+                "ETag",
+                "X-Request-ID",
+                "Idempotency-Replayed",
+                "Retry-After",
+                "RateLimit",
+                OFFSET,
+            ],
         )
         stack.append(cors)
     return [*stack, Middleware(LimitMiddleware, settings=settings, upload_paths=UPLOAD_PATHS)]

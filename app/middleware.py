@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _MEASURED = "/v1/measurements/"
+_PIECES = "/v1/uploads/"
 _LOOPBACK_NAMES = ("localhost",)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -134,7 +135,7 @@ class LimitMiddleware:
         self._upload_paths = frozenset(upload_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"] in self._upload_paths):
+        if scope["type"] != "http" or self._is_upload(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
             return
         measured = scope["path"].startswith(_MEASURED)
@@ -155,6 +156,9 @@ class LimitMiddleware:
             return message
 
         await self._app(scope, counted, send)
+
+    def _is_upload(self, method: str, path: str) -> bool:
+        return (method == "POST" and path in self._upload_paths) or (method == "PATCH" and path.startswith(_PIECES))
 
 
 def is_same_origin(headers: Headers) -> bool:

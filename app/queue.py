@@ -1,6 +1,7 @@
 """The API's side of the job engine, and the only file of this room that knows it (DBOS)."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dbos import DBOS, DBOSClient, EnqueueOptions, WorkflowHandle
@@ -18,6 +19,7 @@ PRUNE_WORKFLOW = "prune"
 HIGHEST_PRIORITY = 10
 TURNS = 10**8
 """Turns of one priority that the engine can tell apart: it takes whole numbers up to 2**31 - 1, the smallest first."""
+_FORGET_BATCH = 500
 
 
 class QueueError(RuntimeError):
@@ -89,6 +91,25 @@ class Queue:
     def cancel(self, workflow_id: str) -> None:
         """Stop a workflow: a queued one is never begun, a running one is interrupted by its worker."""
         self._client.cancel_workflow(workflow_id)
+
+    def forget_ended(self, max_age_s: float, *, dry_run: bool = False) -> int:
+        """Delete the engine's records of workflows that ended longer ago; returns how many."""
+        before = (datetime.now(UTC) - timedelta(seconds=max_age_s)).isoformat()
+        num_gone = 0
+        while True:
+            rows = self._client.list_workflows(
+                status=["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"],
+                completed_before=before,
+                limit=_FORGET_BATCH,
+                offset=num_gone if dry_run else 0,
+                load_input=False,
+                load_output=False,
+            )
+            if rows and not dry_run:
+                self._client.delete_workflows([row.workflow_id for row in rows])
+            num_gone += len(rows)
+            if len(rows) < _FORGET_BATCH:
+                return num_gone
 
     def close(self) -> None:
         """Give back every connection."""

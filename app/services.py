@@ -1,15 +1,16 @@
 """What the routes need, made once when the app starts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy.orm import Session
 
 from app.auth.limits import RateLimiter
 from app.queue import Queue
 from app.settings import Settings
 from app.store.blobs import BlobStore
+from app.store.blobs_open import open_blobs
 from app.store.repositories import Holds
 from app.store.sessions import Database
 
@@ -24,20 +25,17 @@ class Services:
     queue: Queue
     limiter: RateLimiter
 
-    def drop_blob(self, session: Session, sha256: str) -> None:
-        """Delete the blob unless a row (as `session` sees them) or a hold needs it."""
-        holds = Holds(session)
-        holds.lock(sha256)
-        if not holds.is_referenced(sha256):
-            self.blobs.delete(sha256)
+    def drop_blobs(self, sha256s: Iterable[str]) -> int:
+        """Delete those of the blobs that no row and no hold needs; returns how many went.
 
-    def sweep(self, older_than_s: float = 3600.0) -> int:
-        """Remove what uploads left that a killed process had begun; returns how many files went."""
-        with self.database.write() as session:
-            abandoned = Holds(session).release_old(older_than_s)
-            for sha256 in abandoned:
-                self.drop_blob(session, sha256)
-        return len(abandoned) + self.blobs.delete_stale_temporaries(older_than_s)
+        Only after the commit that took their rows away: a file that went first would be missed if the commit fails.
+        """
+        num_gone = 0
+        for sha256 in sha256s:
+            with self.database.write() as session:
+                Holds(session).lock(sha256)
+                num_gone += not Holds(session).is_referenced(sha256) and self.blobs.delete(sha256)
+        return num_gone
 
     def close(self) -> None:
         """Give back every connection."""
@@ -50,7 +48,7 @@ def open_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         database=Database(settings.url, pool_size=20),
-        blobs=BlobStore(settings.blobs_folder),
+        blobs=open_blobs(settings),
         queue=Queue(settings.url, version=settings.queue_version),
         limiter=RateLimiter(),
     )

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 GIB = 1024**3
@@ -27,6 +27,38 @@ class Settings(BaseSettings):
         default="",
         description="SQLAlchemy URL; empty means the file `secateur.db` in `home`. "
         "Postgres: `postgresql+psycopg://user:password@host/database`.",
+    )
+    store_url: str = Field(
+        default="",
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.~/-]*)?)?$",
+        description="Where files are kept: empty for a folder in `home`, or `s3://bucket/prefix`.",
+    )
+    store_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://.+)?$",
+        description="Address of an S3-compatible service; empty: `AWS_ENDPOINT_URL_S3`, or AWS itself.",
+    )
+    store_region: str = Field(default="", description="Region of the bucket; empty: `AWS_REGION`.")
+    store_access_key_id: str = Field(
+        default="",
+        description="Access key of the bucket; empty: the usual AWS variables, or the role of the machine.",
+    )
+    store_secret_access_key: SecretStr = Field(
+        default=SecretStr(""), description="Secret of that access key.", json_schema_extra={"shown": ""}
+    )
+    store_allow_http: bool = Field(
+        default=False,
+        description="Speak plain http with an endpoint that asks for it; keys and files are then readable.",
+    )
+    store_presign: bool = Field(
+        default=False,
+        description="Answer downloads of artifacts with a redirect to the bucket (signed, good for 5 minutes) instead of "
+        "passing the bytes through. Clients must reach the endpoint; needs an access key, not a role.",
+    )
+    cache_bytes: int = Field(
+        default=16 * GIB,
+        ge=0,
+        description="Most bytes of files from a bucket that a machine keeps in `home` for its workers.",
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=8117, ge=0, le=65535, description="Port the API listens on; 0 lets the system choose.")
@@ -95,6 +127,29 @@ class Settings(BaseSettings):
     max_dataset_bytes: int = Field(default=8 * GIB, ge=1024, description="Largest dataset zip.")
     max_lut_bytes: int = Field(
         default=64 * MIB, ge=1024, description="Largest latency table that is imported, and largest result of an agent."
+    )
+    keep_jobs_days: float = Field(
+        default=0.0,
+        ge=0,
+        description="Days after which a job that has ended goes, with its events and files; 0: never.",
+    )
+    keep_checkpoints_hours: float = Field(
+        default=24.0,
+        ge=0,
+        description="Hours after which the checkpoints and step results of a job that succeeded go; nobody else needs them.",
+    )
+    gc_every_s: float = Field(
+        default=3600.0, gt=0, description="How often one of the API's processes removes what is no longer needed."
+    )
+    gc_margin_s: float = Field(
+        default=3600.0,
+        ge=60,
+        description="Age of a stored file that nothing names, and of an abandoned temporary one, at which it goes.",
+    )
+    uploads_hours: float = Field(
+        default=24.0,
+        gt=0,
+        description="How long an upload in several pieces waits for its next one before it is forgotten.",
     )
     max_zip_entries: int = Field(default=500_000, ge=1, description="Most files a dataset zip may hold.")
     max_zip_bytes: int = Field(default=32 * GIB, ge=1024, description="Most bytes a dataset zip may unpack to.")

@@ -1,36 +1,34 @@
-"""Multipart uploads, streamed to a blob: nothing is kept in memory, nothing is left behind when it ends badly."""
+"""Uploads, streamed to a blob: nothing is kept in memory, nothing is left behind when it ends badly.
 
+A file comes as a part of a multipart body, or has come before in several pieces (`app/pieces.py`) and is named.
+"""
+
+import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from anyio import CancelScope
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
+from app import pieces
 from app.auth.access import Access
 from app.auth.limits import check_bytes
-from app.errors import ApiProblem
+from app.errors import PROBLEMS, ApiProblem, NotFound
 from app.handlers import invalid_request
+from app.multipart import FILE, Parts, feed, field_fault, too_large
 from app.services import Services
-from app.sniff import HEAD_BYTES
-from app.store.blobs import Blob, BlobWriter
+from app.store.blobs import Blob
 from app.store.repositories import Holds
-from secateur.schemas import ErrorDetail
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
+from secateur.upload_schemas import Purpose
 
 F = TypeVar("F", bound=BaseModel)
 
-_BUFFER_BYTES = 1024 * 1024
-_MAX_FIELDS = 16
-_FILE = "file"
+_NAME = "upload_id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,109 +40,69 @@ class Upload(Generic[F]):
     head: bytes
 
 
-@dataclass(kw_only=True)
-class _Parts:
-    """Takes the parser's callbacks: fields into memory, the file into the writer."""
-
-    writer: BlobWriter
-    check_head: Callable[[bytes], None]
-    max_file_bytes: int
-    max_field_bytes: int
-    fields: dict[str, str] = field(default_factory=dict)
-    head: bytes = b""
-    num_files: int = 0
-    complete: bool = False
-    _name: str = ""
-    _value: bytearray = field(default_factory=bytearray)
-    _header: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
-    _num_field_bytes: int = 0
-
-    def on_part_begin(self) -> None:
-        self._name = ""
-        self._value = bytearray()
-
-    def on_header_begin(self) -> None:
-        self._header = (bytearray(), bytearray())
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header[0].extend(data[start:end])
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header[1].extend(data[start:end])
-
-    def on_header_end(self) -> None:
-        name, value = self._header
-        if bytes(name).lower() == b"content-disposition":
-            _, options = parse_options_header(bytes(value))
-            self._name = options.get(b"name", b"").decode("utf-8", "replace")
-
-    def on_headers_finished(self) -> None:
-        if self._name == _FILE:
-            self.num_files += 1
-            if self.num_files > 1:
-                raise _field_fault(_FILE, "Send one file.")
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        chunk = data[start:end]
-        if self._name != _FILE:
-            self._num_field_bytes += len(chunk)
-            if self._num_field_bytes > self.max_field_bytes:
-                raise ApiProblem("body_too_large", f"The fields may have {self.max_field_bytes} bytes at most.")
-            self._value.extend(chunk)
-            return
-        if self.writer.size_bytes + len(chunk) > self.max_file_bytes:
-            raise _too_large(self.max_file_bytes)
-        if len(self.head) < HEAD_BYTES:
-            self.head += chunk[: HEAD_BYTES - len(self.head)]
-            if len(self.head) == HEAD_BYTES:
-                self.check_head(self.head)
-        self.writer.write(chunk)
-
-    def on_part_end(self) -> None:
-        if self._name == _FILE:
-            self.check_head(self.head)
-            return
-        if self._name in self.fields or len(self.fields) >= _MAX_FIELDS:
-            raise _field_fault(self._name, "Send each field once, and no more than there are.")
-        self.fields[self._name] = self._value.decode("utf-8", "replace")
-
-    def on_end(self) -> None:
-        self.complete = True
+def upload_body(form: type[BaseModel], file: str, fields: Mapping[str, str]) -> dict[str, Any]:
+    """The request body for OpenAPI: `file` with its `fields` as a multipart form, or an upload's id with them as JSON."""
+    schema = form.model_json_schema()
+    upload_id = {"type": "string", "description": "A complete upload of POST /v1/uploads, instead of the file."}
+    parts: dict[str, Any] = {name: {"type": "string", "description": text} for name, text in fields.items()}
+    multipart = {
+        "type": "object",
+        "required": schema["required"],
+        "properties": {FILE: {"type": "string", "format": "binary", "description": file}, _NAME: upload_id, **parts},
+    }
+    named = {
+        **schema,
+        "required": [_NAME, *schema["required"]],
+        "properties": {_NAME: upload_id, **schema["properties"]},
+    }
+    content = {"multipart/form-data": {"schema": multipart}, "application/json": {"schema": named}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 @asynccontextmanager
 async def received(
     request: Request,
     services: Services,
+    who: Access,
     form_type: type[F],
     *,
     max_bytes: int,
     check_head: Callable[[bytes], None],
+    purpose: Purpose | None = None,
 ) -> AsyncIterator[Upload[F]]:
     """Receive the upload; the blob is held inside the `with` and deleted after it unless a row refers to it by then.
 
-    Raises ApiProblem: 413 by the bytes that really came, 415 from `check_head` as soon as the file's first bytes are
-    there, 422 for missing or wrong fields. Values of fields are JSON where the form's type is not a string.
+    With a `purpose`, `upload_id` may take the place of the file, in the form or in a JSON body. Raises ApiProblem: 413 by
+    the bytes that really came, 415 from `check_head` as soon as the file's first bytes are there, 422 for missing or
+    wrong fields. Values of fields are JSON where the form's type is not a string.
     """
     _check_announced(request, max_bytes + services.settings.max_body_bytes, max_bytes)
-    blobs = services.blobs
-    with blobs.writer() as writer:
-        parts = _Parts(
+    if purpose and request.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
+        values = await _json_object(request, services.settings.max_body_bytes)
+        upload_id = values.pop(_NAME, None)
+        form = _validated(form_type, values)
+        async with _named(services, who, form, upload_id, purpose) as upload:
+            yield upload
+        return
+    with services.blobs.writer() as writer:
+        parts = Parts(
             writer=writer,
             check_head=check_head,
             max_file_bytes=max_bytes,
             max_field_bytes=services.settings.max_body_bytes,
         )
-        await _feed(request, parts)
+        await feed(request, parts)
+        if purpose and _NAME in parts.fields and not parts.num_files:
+            upload_id = parts.fields.pop(_NAME)
+            async with _named(services, who, _form(form_type, parts), upload_id, purpose) as upload:
+                yield upload
+            return
+        if not parts.num_files:
+            raise field_fault(FILE, "Send the file as the part `file`.")
         form = _form(form_type, parts)
-        # Held before it gets its name: a deletion of the same content by another request then leaves it alone.
-        hold_id = await run_in_threadpool(_hold, services, writer.sha256)
-        try:
+        async with _held(services, writer.sha256):
             blob = await run_in_threadpool(writer.commit)
             yield Upload(form=form, blob=blob, head=parts.head)
-        finally:
-            with CancelScope(shield=True):  # a request that is cut off must let go of its file, too
-                await run_in_threadpool(_release, services, hold_id, writer.sha256)
 
 
 def check_room(services: Services, who: Access, request: Request) -> None:
@@ -156,63 +114,91 @@ def check_room(services: Services, who: Access, request: Request) -> None:
         check_bytes(session, services.settings, who.project_id, max(0, file_bytes), lock=False)
 
 
-async def _feed(request: Request, parts: _Parts) -> None:
-    parser = MultipartParser(_boundary(request), _callbacks(parts))
-    buffer = bytearray()
-    with _readable():
-        async for chunk in request.stream():
-            buffer.extend(chunk)
-            if len(buffer) >= _BUFFER_BYTES:
-                await run_in_threadpool(parser.write, bytes(buffer))
-                buffer.clear()
-        await run_in_threadpool(parser.write, bytes(buffer))
-        parser.finalize()
-    if not parts.complete:
-        raise ApiProblem("malformed_request", "The multipart body is cut off.")
-    if not parts.num_files:
-        raise _field_fault(_FILE, "Send the file as the part `file`.")
+@asynccontextmanager
+async def _named(
+    services: Services, who: Access, form: F, upload_id: object, purpose: Purpose
+) -> AsyncIterator[Upload[F]]:
+    """The file of a complete upload; the upload goes when the file was taken, and when it was refused for what it is."""
+    if not isinstance(upload_id, str):
+        raise field_fault(_NAME, "Name a complete upload, or send the part `file`.")
+    taken = pieces.taken(services, who.sees, upload_id)
+    try:
+        spooled = await run_in_threadpool(taken.__enter__)
+    except NotFound:
+        raise ApiProblem("unknown_upload", f"There is no upload {upload_id!r}.") from None
+    try:
+        sha256 = await run_in_threadpool(_checked, spooled, purpose)
+        async with _held(services, sha256):
+            await run_in_threadpool(services.blobs.put_spooled, spooled.path, sha256)
+            yield Upload(form=form, blob=Blob(sha256=sha256, size_bytes=spooled.row.size_bytes), head=spooled.head())
+        await run_in_threadpool(pieces.forget, services, upload_id)
+    except ApiProblem as error:
+        # A wrong field or a missing worker does not cost the transfer; what is wrong with the file itself does.
+        code = error.problem.code
+        if code not in PROBLEMS or error.problem.status == 415 or code == "checksum_mismatch":
+            await run_in_threadpool(pieces.forget, services, upload_id)
+        raise
+    finally:
+        taken.__exit__(None, None, None)
 
 
-@contextmanager
-def _readable() -> Iterator[None]:
+def _checked(spooled: pieces.Spooled, purpose: Purpose) -> str:
+    """SHA-256 of the upload's file. Raises ApiProblem unless it is complete and what it was announced to be."""
+    row = spooled.row
+    if row.purpose != purpose:
+        raise ApiProblem("unknown_upload", f"The upload {row.id!r} is a {row.purpose}.")
+    if spooled.offset != row.size_bytes:
+        detail = f"{spooled.offset} of the upload's {row.size_bytes} bytes are there."
+        raise ApiProblem("upload_incomplete", detail)
+    pieces.CHECK_HEAD[purpose](spooled.head())
+    with spooled.path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if row.sha256 not in (None, sha256):
+        raise ApiProblem("checksum_mismatch", f"The file's SHA-256 is {sha256}, announced was {row.sha256}.")
+    return sha256
+
+
+@asynccontextmanager
+async def _held(services: Services, sha256: str) -> AsyncIterator[None]:
+    # Held before it gets its name: a deletion of the same content by another request then leaves it alone.
+    hold_id = await run_in_threadpool(_hold, services, sha256)
     try:
         yield
-    except FormParserError as error:
-        raise ApiProblem("malformed_request", f"The multipart body cannot be read: {error}.") from error
+    finally:
+        with CancelScope(shield=True):  # a request that is cut off must let go of its file, too
+            await run_in_threadpool(_release, services, hold_id, sha256)
 
 
-def _callbacks(parts: _Parts) -> "MultipartCallbacks":
-    return {
-        "on_part_begin": parts.on_part_begin,
-        "on_part_data": parts.on_part_data,
-        "on_part_end": parts.on_part_end,
-        "on_header_begin": parts.on_header_begin,
-        "on_header_field": parts.on_header_field,
-        "on_header_value": parts.on_header_value,
-        "on_header_end": parts.on_header_end,
-        "on_headers_finished": parts.on_headers_finished,
-        "on_end": parts.on_end,
-    }
-
-
-def _boundary(request: Request) -> bytes:
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise ApiProblem("unsupported_media_type", "Send the upload as multipart/form-data with a part `file`.")
-    return options[b"boundary"]
+async def _json_object(request: Request, max_bytes: int) -> dict[str, object]:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise ApiProblem("body_too_large", f"The body may have {max_bytes} bytes at most.")
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ApiProblem("malformed_request", f"The body is not JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise ApiProblem("invalid_request", "Send a JSON object.")
+    return values
 
 
 def _check_announced(request: Request, max_body_bytes: int, max_file_bytes: int) -> None:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_body_bytes:
-        raise _too_large(max_file_bytes)
+        raise too_large(max_file_bytes)
 
 
-def _form(form_type: type[F], parts: _Parts) -> F:
+def _form(form_type: type[F], parts: Parts) -> F:
     values: dict[str, object] = {}
     for name, text in parts.fields.items():
         described = form_type.model_fields.get(name)
         values[name] = text if described is None or described.annotation is str else _json_or_text(text)
+    return _validated(form_type, values)
+
+
+def _validated(form_type: type[F], values: dict[str, object]) -> F:
     try:
         return form_type.model_validate(values)
     except ValidationError as error:
@@ -235,14 +221,4 @@ def _hold(services: Services, sha256: str) -> str:
 def _release(services: Services, hold_id: str, sha256: str) -> None:
     with services.database.write() as session:
         Holds(session).release(hold_id)
-        services.drop_blob(session, sha256)
-
-
-def _too_large(max_bytes: int) -> ApiProblem:
-    return ApiProblem(
-        "body_too_large", f"The file may have {max_bytes} bytes at most.", headers={"Connection": "close"}
-    )
-
-
-def _field_fault(name: str, detail: str) -> ApiProblem:
-    return ApiProblem("invalid_request", f"{name}: {detail}", errors=[ErrorDetail(pointer=f"/{name}", detail=detail)])
+    services.drop_blobs([sha256])

@@ -21,8 +21,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from pruning.imagezip import (
-    DataError,
-    Limits,
     ZipSummary,
     check_classes,
     decode_image,
@@ -30,6 +28,7 @@ from pruning.imagezip import (
     inspect_zip,
     open_members,
 )
+from pruning.zipcheck import DataError, Limits
 
 __all__ = ["DataError", "Dataset", "Limits", "Split", "ZipSummary", "inspect_zip", "load", "shuffled"]
 

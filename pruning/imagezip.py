@@ -5,7 +5,6 @@ Layout: `train/<class>/*`, optional `val/` and `test/`, possibly all inside one 
 """
 
 import io
-import stat
 import warnings
 import zipfile
 from collections import Counter
@@ -18,34 +17,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from pruning.zipcheck import DataError, Limits, opened
+
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 JUNK_NAMES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-MIN_RATIO_BYTES = 1 << 20
-"""Below this size a high compression ratio harms nobody (a few flat bitmaps)."""
-CENTRAL_RECORD_BYTES = 256
-"""Generous mean size of one entry of the central directory; bounds what opening the zip may cost."""
-
-
-class DataError(ValueError):
-    """The data set cannot be used; `code` is stable, `detail` says what is wrong and where."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one zip may cost; beyond a limit it is refused (an image over `max_pixels` is skipped and listed)."""
-
-    max_files: int = 500_000
-    max_total_bytes: int = 40 << 30
-    max_file_bytes: int = 64 << 20
-    max_ratio: float = 100.0
-    """Uncompressed over compressed bytes, for the whole zip and for each large file."""
-    max_pixels: int = 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +78,8 @@ def inspect_zip(
 @contextmanager
 def open_members(path: Path, limits: Limits) -> Iterator[tuple[zipfile.ZipFile, list[Member], list[tuple[str, str]]]]:
     """Yield the open zip, its images and the files of no class, once its whole directory has passed the checks."""
-    _check_directory_size(path, limits)
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError, OSError) as error:
-        raise DataError("broken_zip", f"the zip's directory cannot be read: {error}") from error
+    archive = opened(path, limits)
     with archive:
-        _check_entries(archive, path.stat().st_size, limits)
         yield archive, *_members(archive)
 
 
@@ -186,71 +157,6 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)
-
-
-def _check_directory_size(path: Path, limits: Limits) -> None:
-    """Refuse a central directory too big to parse: opening a zip builds an object for each of its entries."""
-    size_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise DataError("not_a_zip", "the file is not a zip archive")
-        file.seek(max(0, size_bytes - 65_557))
-        tail = file.read()
-    end = tail.rfind(b"PK\5\6")
-    directory_bytes = int.from_bytes(tail[end + 12 : end + 16], "little")
-    end64 = tail.rfind(b"PK\6\6")
-    if end64 >= 0:
-        directory_bytes = max(directory_bytes % 0xFFFFFFFF, int.from_bytes(tail[end64 + 40 : end64 + 48], "little"))
-    if directory_bytes > limits.max_files * CENTRAL_RECORD_BYTES:
-        raise DataError(
-            "too_many_files", f"the zip's directory is {directory_bytes} bytes: more than {limits.max_files} files"
-        )
-
-
-def _check_entries(archive: zipfile.ZipFile, size_bytes: int, limits: Limits) -> None:
-    entries = archive.infolist()
-    if len(entries) > limits.max_files:
-        raise DataError("too_many_files", f"{len(entries)} files in the zip, at most {limits.max_files} are taken")
-    total_bytes = sum(entry.file_size for entry in entries)
-    if total_bytes > limits.max_total_bytes:
-        raise DataError(
-            "zip_bomb", f"the zip unpacks to {total_bytes} bytes, at most {limits.max_total_bytes} are taken"
-        )
-    if total_bytes > max(MIN_RATIO_BYTES, limits.max_ratio * size_bytes):
-        raise DataError(
-            "zip_bomb",
-            f"the zip unpacks to {total_bytes / size_bytes:.0f} times its size, at most {limits.max_ratio:g}",
-        )
-    seen: set[str] = set()
-    for entry in entries:
-        _check_name(entry)
-        if entry.filename in seen:
-            raise DataError("duplicate_path", f"{entry.filename!r} is in the zip twice")
-        seen.add(entry.filename)
-        _check_entry(entry, limits)
-
-
-def _check_name(entry: zipfile.ZipInfo) -> None:
-    name = entry.orig_filename
-    unsafe = name.startswith("/") or "\\" in name or any(ord(letter) < 32 for letter in name) or name[1:2] == ":"
-    if unsafe or ".." in name.split("/"):
-        raise DataError("unsafe_path", f"{name[:200]!r} leaves the archive's folder or is not a plain relative path")
-    mode = entry.external_attr >> 16
-    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise DataError("unsafe_path", f"{name[:200]!r} is a link or a device, not a file")
-
-
-def _check_entry(entry: zipfile.ZipInfo, limits: Limits) -> None:
-    if entry.flag_bits & 0x41:
-        raise DataError("encrypted_zip", f"{entry.filename!r} is encrypted; send the zip without a password")
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError("unsupported_compression", f"{entry.filename!r} is neither stored nor deflated")
-    if entry.file_size > limits.max_file_bytes:
-        raise DataError(
-            "zip_bomb", f"{entry.filename!r} unpacks to {entry.file_size} bytes, at most {limits.max_file_bytes}"
-        )
-    if entry.file_size > max(MIN_RATIO_BYTES, limits.max_ratio * entry.compress_size):
-        raise DataError("zip_bomb", f"{entry.filename!r} unpacks to more than {limits.max_ratio:g} times its size")
 
 
 def _members(archive: zipfile.ZipFile) -> tuple[list[Member], list[tuple[str, str]]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from secateur.access import Access
@@ -27,6 +27,10 @@ from secateur.schemas import (
 from secateur.sse import follow
 from secateur.tables import Tables
 from secateur.transport import INSPECT_TIMEOUT_S, Transport
+from secateur.upload_schemas import Purpose
+from secateur.uploads import send_file
+
+T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8117"
 KEY_VARIABLE = "SECATEUR_API_KEY"
@@ -74,11 +78,12 @@ class Client(Tables, Access, AbstractContextManager["Client"]):
     ) -> Model:
         """Upload weights (safetensors, with the name of their architecture) or an ONNX file (`arch="onnx"`).
 
-        `class_names` names each output row. The file is streamed; `on_progress(done_bytes, total_bytes)` follows it.
+        `class_names` names each output row. The file is streamed, a big one in pieces that survive a broken line;
+        `on_progress(done_bytes, total_bytes)` follows it.
         """
         path = Path(path)
         fields = {"name": name or path.stem, "arch": arch, "class_names": class_names}
-        return self._transport.upload("/v1/models", path, fields, Model, on_progress)
+        return self._send("/v1/models", path, fields, Model, "model", on_progress)
 
     def upload_dataset(
         self,
@@ -105,7 +110,7 @@ class Client(Tables, Access, AbstractContextManager["Client"]):
             "class_map": class_map,
         }
         with as_zip(path) as archive:
-            return self._transport.upload("/v1/datasets", archive, fields, Dataset, on_progress)
+            return self._send("/v1/datasets", archive, fields, Dataset, "dataset", on_progress)
 
     def model(self, model_id: str) -> Model:
         """Return an uploaded model."""
@@ -237,7 +242,7 @@ class Client(Tables, Access, AbstractContextManager["Client"]):
         target = folder / file.name
         if has_sha256(target, file.sha256):
             return target
-        with self._transport.stream(path) as response:
+        with self._transport.stream(path, redirected=True) as response:
             save_checked(
                 response.iter_bytes(),
                 target,
@@ -245,6 +250,20 @@ class Client(Tables, Access, AbstractContextManager["Client"]):
                 on_progress=None if on_progress is None else lambda done: on_progress(file, done),
             )
         return target
+
+    def _send(
+        self,
+        path: str,
+        file: Path,
+        fields: dict[str, Any],
+        kind: type[T],
+        purpose: Purpose,
+        on_progress: ProgressCallback | None,
+    ) -> T:
+        return send_file(
+            self._transport, path, file, fields, kind,
+            purpose=purpose, patience_s=self.patience_s, on_progress=on_progress,
+        )  # fmt: skip
 
     def _act(self, job_id: str, verb: str) -> Job:
         response = self._transport.request("POST", f"{_job_path(job_id)}/{verb}")

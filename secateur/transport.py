@@ -131,12 +131,22 @@ class Transport:
 
     @contextmanager
     def stream(
-        self, path: str, *, headers: Mapping[str, str] | None = None, timeout_s: float | None = None
+        self,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        redirected: bool = False,
     ) -> Iterator[httpx.Response]:
-        """Open a GET whose body is read piece by piece inside the `with`; network failures there are ours too."""
+        """Open a GET whose body is read piece by piece inside the `with`; network failures there are ours too.
+
+        `redirected`: the service may send us to where the file is.
+        """
         timeout = httpx.Timeout(timeout_s or self.timeout_s, connect=5.0)
         try:
-            with self._http.stream("GET", self.url(path), headers=headers, timeout=timeout) as response:
+            with self._http.stream(
+                "GET", self.url(path), headers=headers, timeout=timeout, follow_redirects=redirected
+            ) as response:
                 if response.is_error:
                     response.read()
                     raise_for_problem(response)

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -31,8 +30,6 @@ AGENTS_QUEUE = "agents"
 JOBS_ON_AGENTS = 4
 """Jobs on devices with agents that one worker runs at once: most of their time they wait for a device."""
 POLL_S = 0.2
-KEEP_FINISHED = timedelta(days=1)
-CLEAN_BATCH = 500
 
 
 def device_queue(device_id: str) -> str:
@@ -147,19 +144,6 @@ class Engine:
             return {}
         rows = DBOS.list_workflows(workflow_ids=workflow_ids, load_input=False, load_output=False)
         return {row.workflow_id: row.status for row in rows}
-
-    def clean(self) -> None:
-        """Forget workflows that ended more than a day ago."""
-        before = datetime.fromtimestamp(time.time(), UTC) - KEEP_FINISHED
-        rows = DBOS.list_workflows(
-            status=["SUCCESS", "ERROR", "CANCELLED"],
-            completed_before=before.isoformat(),
-            limit=CLEAN_BATCH,
-            load_input=False,
-            load_output=False,
-        )
-        if rows:
-            DBOS.delete_workflows([row.workflow_id for row in rows])
 
     def _give_back(self) -> None:
         for running in self.running():

@@ -6,6 +6,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
+from app.store.blobs import StoreUnavailable
+from app.store.disk import is_full
 from app.store.models import PruneJobRow
 from secateur.schemas import JobStatus
 from workers.view import JobView
@@ -30,16 +32,18 @@ class TimedOut(Exception):
 
 
 def patient(write: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Repeat a transaction while the database is away: a restart of the database is no reason to lose a step."""
+    """Repeat a transaction while the database or the bucket is away: a restart of either is no reason to lose a step."""
 
     def repeat(journal: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         deadline = time.monotonic() + DATABASE_PATIENCE_S
         while True:
             try:
                 return write(journal, *args, **kwargs)
-            except DBAPIError as error:
+            except (DBAPIError, StoreUnavailable) as error:
                 # Before SQLAlchemy 2 or over a new connection a dead server shows as a plain OperationalError.
-                lost = error.connection_invalidated or type(error).__name__ == "OperationalError"
+                lost = not isinstance(error, DBAPIError) or (
+                    (error.connection_invalidated or type(error).__name__ == "OperationalError") and not is_full(error)
+                )
                 if not lost or time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)

@@ -27,7 +27,6 @@ from secateur.schemas import JobStatus
 log = structlog.get_logger(__name__)
 
 ACTIVE = [status for status in JobStatus if not status.ended]
-CLEAN_EVERY_S = 600.0
 LONG_S = 365 * 86400.0
 PAGE = 200
 
@@ -60,10 +59,6 @@ class Queues(Protocol):
 
     def statuses(self, workflow_ids: list[str]) -> dict[str, str]:
         """Return the engine's status of these workflows; one that it does not know is left out."""
-        ...
-
-    def clean(self) -> None:
-        """Forget workflows that ended long ago."""
         ...
 
 
@@ -130,10 +125,6 @@ class Reaper:
             elif status not in ("ENQUEUED", "DELAYED", "PENDING"):
                 self._end(row, f"The job engine ended the job's workflow as {status} and not the job.")
 
-    def clean(self) -> None:
-        """Forget in the engine what ended long ago; the job's own rows stay."""
-        self._queues.clean()
-
     def _end(self, seen: PruneJobRow, failure: str | None) -> None:
         with self._database.write() as session:
             row = session.get(PruneJobRow, seen.id, with_for_update=True)
@@ -194,7 +185,6 @@ class Heartbeat(threading.Thread):
         self._steady_since = time.monotonic()
         self._beat_at = time.monotonic()
         self._looked_at = time.monotonic()
-        self._cleaned_at = time.monotonic()
 
     def run(self) -> None:
         """Beat until stopped."""
@@ -245,9 +235,6 @@ class Heartbeat(threading.Thread):
             self._looked_at = now
             self._reaper.rescue()
             self._reaper.reconcile()
-        if now - self._cleaned_at >= CLEAN_EVERY_S:
-            self._cleaned_at = now
-            self._reaper.clean()
 
 
 def _impatient(url: str, patience_s: float) -> Database:

@@ -266,6 +266,7 @@ class Journal:
                     self.blobs.delete(sha256)
 
 
+@patient
 def keep(blobs: BlobStore, output: Output, path: Path) -> Kept:
     """Store an output a step left."""
     return Kept(

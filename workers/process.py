@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from app.store.disk import says_full
 from app.tracing import Tracing
 from workers.child import DRAIN, Order
 
@@ -196,6 +197,11 @@ def _kill(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
+def storage_full(detail: str) -> Ending:
+    """Return the ending of a step for which there was no room: another try may find some."""
+    return Ending(code="storage_full", detail=f"The worker's disk is full: {detail[:300]}", retryable=True)
+
+
 def _ending(last: dict[str, Any] | None, returncode: int, tail: str, stall_timeout_s: float) -> Ending:
     match last:
         case {"event": "result", "result": result}:
@@ -207,6 +213,8 @@ def _ending(last: dict[str, Any] | None, returncode: int, tail: str, stall_timeo
             return Ending(code="step_stalled", detail=detail, retryable=True, log_tail=tail)
         case {"event": "crash", "type": "MemoryError"}:
             return Ending(code="out_of_memory", detail="The step ran out of memory.", log_tail=tail)
+        case {"event": "crash", "type": kind, "detail": detail} if says_full(f"{kind}: {detail}"):
+            return storage_full(detail)
         case {"event": "crash", "type": kind, "detail": detail}:
             return Ending(code="step_crashed", detail=f"{kind}: {detail}", log_tail=tail)
     if returncode < 0:

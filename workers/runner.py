@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
-from app.store.blobs import BlobStore
+from app.store.blobs import BlobDamaged, BlobStore
+from app.store.disk import is_full
 from app.tracing import Span, Tracing
 from lut.profile import DeviceProfile
 from workers import scratch
@@ -19,7 +21,7 @@ from workers.events import StepEvents
 from workers.fence import Fenced, JobCancelled, TimedOut
 from workers.journal import CHECKPOINT, RESULT, Journal, Kept, keep
 from workers.measuring import Measuring
-from workers.process import Ending, OnEvent, Stopping, run_child
+from workers.process import Ending, OnEvent, Stopping, run_child, storage_full
 from workers.scratch import Scratch
 from workers.step import Pipeline, Results, Step
 from workers.view import JobView
@@ -115,6 +117,11 @@ class Runner:
             detail = f"The job has run for {job.spec['job']['timeout_minutes']:g} minutes, the time it was given."
             await asyncio.to_thread(self.journal.fail, job, "timed_out", detail, {})
             return None
+        except BlobDamaged as error:
+            await asyncio.to_thread(
+                self.journal.fail, job, "file_damaged", f"Lost to the disk or the bucket: {error}.", {}
+            )
+            return None
         except Exception as error:
             log.exception("step broke", action="step", job_id=job.id, step=step.name)
             await asyncio.to_thread(self.journal.fail, job, "internal_error", f"{type(error).__name__}: {error}", {})
@@ -131,18 +138,25 @@ class Runner:
             return result
         await asyncio.to_thread(self.journal.phase, job, step.phase)
         for run in range(CHILD_TRIES):
-            async with self._folder(f"{job.id}-{step.name}") as folder:
-                stored = await asyncio.to_thread(self.journal.artifacts, job)
-                await asyncio.to_thread(self._place, folder, step, {**job.inputs, **stored})
-                package = self.pipeline(job).package
-                order = self._order(package, step, folder, {**job.spec, "results": results}, job.attempt + run)
-                order = replace(order, traceparent=span.traceparent)
-                asked = Measuring(self.journal, job, step.name, folder, self._timing.agent_silence_s, self._draining)
-                events = StepEvents(self.journal, self.pipeline(job), job, index, asked)
-                ending = await self.supervise(step.name, order, events.take, lambda: self.journal.check(job))
-                span.set(ending=ending.code or "result")
-                if ending.result is not None:
-                    return await asyncio.to_thread(self._finish, job, index, step, folder, ending.result)
+            try:
+                async with self._folder(f"{job.id}-{step.name}") as folder:
+                    stored = await asyncio.to_thread(self.journal.artifacts, job)
+                    await asyncio.to_thread(self._place, folder, step, {**job.inputs, **stored})
+                    package = self.pipeline(job).package
+                    order = self._order(package, step, folder, {**job.spec, "results": results}, job.attempt + run)
+                    order = replace(order, traceparent=span.traceparent)
+                    asked = Measuring(
+                        self.journal, job, step.name, folder, self._timing.agent_silence_s, self._draining
+                    )
+                    events = StepEvents(self.journal, self.pipeline(job), job, index, asked)
+                    ending = await self.supervise(step.name, order, events.take, lambda: self.journal.check(job))
+                    span.set(ending=ending.code or "result")
+                    if ending.result is not None:
+                        return await asyncio.to_thread(self._finish, job, index, step, folder, ending.result)
+            except (OSError, DBAPIError) as error:
+                if not is_full(error):
+                    raise
+                ending = storage_full(str(error))
             if not ending.retryable or run + 1 == CHILD_TRIES:
                 break
             await asyncio.to_thread(self.journal.event, job, "warning", {"code": ending.code, "text": ending.detail})
@@ -221,13 +235,22 @@ class Runner:
     def _place(self, folder: Path, step: Step, files: Mapping[str, str]) -> None:
         for name in (*step.inputs, *step.optional_inputs):
             if name in files:
-                scratch.place(self.blobs.path(files[name]), folder, name)
+                with self.blobs.local(files[name]) as path:
+                    scratch.place(path, folder, name)
             elif name in step.inputs:
                 raise LookupError(f"step {step.name} needs {name}, which no step has left")
         prefix = f"{CHECKPOINT}{step.name}/"
         for name, sha256 in files.items():
-            if name.startswith(prefix) and self.blobs.exists(sha256):
-                scratch.restore(self.blobs.path(sha256), folder, name.removeprefix(prefix))
+            if name.startswith(prefix):
+                self._restore(folder, name.removeprefix(prefix), sha256)
+
+    def _restore(self, folder: Path, name: str, sha256: str) -> None:
+        """Put a checkpoint back; one that is gone or damaged costs the time since the step began, not the job."""
+        try:
+            with self.blobs.local(sha256) as path:
+                scratch.restore(path, folder, name)
+        except (FileNotFoundError, BlobDamaged) as error:
+            log.warning("checkpoint is lost", action="restore", name=name, sha256=sha256, error=str(error))
 
     def _finish(
         self, job: JobView, index: int, step: Step, folder: Path, result: dict[str, Any]

@@ -85,14 +85,19 @@ def propose(
         return Proposal(
             device_id=device_id, file=table["file"], blob=blob, content=None, values=table, expected=expected
         )
-    base = LatencyTable.load(blobs.path(before)) if before and blobs.exists(before) else None
-    both = merged(LatencyTable.load(blobs.path(row.blob_sha256)), LatencyTable.load(path), base)
+    base = _loaded(blobs, before) if before and blobs.exists(before) else None
+    both = merged(_loaded(blobs, row.blob_sha256), LatencyTable.load(path), base)
     content = both.to_bytes()
     stored = blobs.put_bytes(content)
     return Proposal(
         device_id=device_id, file=table["file"], blob=stored, content=content, values=both.figures(),
         expected=row.version,
     )  # fmt: skip
+
+
+def _loaded(blobs: BlobStore, sha256: str) -> LatencyTable:
+    with blobs.local(sha256) as path:
+        return LatencyTable.load(path)
 
 
 def joined(tables: Iterable[Mapping[str, Any]], newer: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

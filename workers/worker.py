@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NoReturn
 from uuid import uuid4
 
@@ -15,7 +14,7 @@ from app.migrate import migrate
 from app.queue import Queue
 from app.scheduling import release
 from app.settings import Settings
-from app.store.blobs import BlobStore
+from app.store.blobs_open import open_blobs
 from app.store.repositories import Devices, Workers
 from app.store.sessions import Database
 from app.tracing import Tracing
@@ -129,7 +128,7 @@ class _Worker:
     def _engine(self) -> Engine:
         settings = self._settings
         limits = {name: getattr(settings, name) for name in LIMITS}
-        blobs = BlobStore(Path(settings.blobs_folder))
+        blobs = open_blobs(settings)
         runner = Runner(
             pipelines=self._pipelines,
             journal=Journal(self._database, blobs, self.id, self._device_class, limits),

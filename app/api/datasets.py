@@ -16,7 +16,7 @@ from app.services import Services, ServicesDep
 from app.sniff import check_dataset_head
 from app.store.models import DatasetRow
 from app.store.repositories import Datasets, Jobs
-from app.uploads import Upload, check_room, received
+from app.uploads import Upload, check_room, received, upload_body
 from secateur.schemas import Dataset, Name, Page
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -44,34 +44,17 @@ class DatasetForm(BaseModel):
         return self
 
 
-UPLOAD_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "name", "image_size", "mean", "std"],
-                    "properties": {
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "zip of train/<class>/<image>, ...",
-                        },
-                        "name": {"type": "string"},
-                        "image_size": {"type": "integer"},
-                        "mean": {"type": "string", "description": "JSON array, one number a channel, pixels in 0..1."},
-                        "std": {"type": "string", "description": "JSON array, one number a channel."},
-                        "class_map": {
-                            "type": "string",
-                            "description": "JSON object: folder name to output of the model.",
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
+UPLOAD_BODY = upload_body(
+    DatasetForm,
+    "zip of train/<class>/<image>, ...",
+    {
+        "name": "",
+        "image_size": "Pixels a side.",
+        "mean": "JSON array, one number a channel, pixels in 0..1.",
+        "std": "JSON array, one number a channel.",
+        "class_map": "JSON object: folder name to output of the model.",
+    },
+)
 
 
 @router.post(
@@ -81,6 +64,11 @@ UPLOAD_BODY: dict[str, Any] = {
     responses=responses(
         "storage_quota",
         "body_too_large",
+        "storage_full",
+        "unknown_upload",
+        "upload_incomplete",
+        "upload_busy",
+        "checksum_mismatch",
         "pickle_refused",
         "unsupported_format",
         "upload_refused",
@@ -94,7 +82,9 @@ async def upload_dataset(who: Uploader, request: Request, response: Response, se
     await run_in_threadpool(check_room, services, who, request)
     await require_worker(services)
     max_bytes = services.settings.max_dataset_bytes
-    async with received(request, services, DatasetForm, max_bytes=max_bytes, check_head=check_dataset_head) as upload:
+    async with received(
+        request, services, who, DatasetForm, max_bytes=max_bytes, check_head=check_dataset_head, purpose="dataset"
+    ) as upload:
         form = upload.form
         payload = {"blob_sha256": upload.blob.sha256, **form.model_dump(exclude={"name"})}
         facts = await inspect(services, "dataset", payload)
@@ -131,7 +121,7 @@ def delete_dataset(dataset_id: str, who: Submitter, services: ServicesDep) -> No
             raise ApiProblem("dataset_in_use", f"Job {users[0]} uses the dataset and has not ended.")
         Datasets(session).delete(row)
         who.record(session)
-        services.drop_blob(session, row.sha256)
+    services.drop_blobs([row.sha256])
 
 
 def _add(services: Services, who: Access, upload: Upload[DatasetForm], facts: dict[str, Any]) -> DatasetRow:

@@ -1,10 +1,10 @@
 """Stored files as answers: ranges, ETags, and never anything a browser would run in our name."""
 
-import os
 import re
+from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from app.errors import ApiProblem, NotFound
 from app.services import Services
@@ -16,47 +16,68 @@ HTML_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; fra
 
 
 def send_blob(
-    request: Request, services: Services, sha256: str, *, media_type: str, name: str, inline: bool = False
+    request: Request,
+    services: Services,
+    sha256: str,
+    *,
+    media_type: str,
+    name: str,
+    inline: bool = False,
+    redirect: bool = False,
 ) -> Response:
-    """The blob as a download called `name`, or to be looked at when `inline`.
+    """The blob as a download called `name`, or to be looked at when `inline`, to GET or HEAD.
 
-    Its SHA-256 is a strong ETag; a matching If-None-Match gets 304, Range and If-Range are honoured. Raises 404.
+    Its SHA-256 is a strong ETag; a matching If-None-Match gets 304, Range and If-Range are honoured. Where a `redirect`
+    will do, a store that signs addresses sends the client there instead (307). Raises 404 and 416.
     """
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Content-Security-Policy": HTML_POLICY}
     given = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in given or given == ["*"]:
         return Response(status_code=304, headers=headers)
-    path = services.blobs.path(sha256)
     try:
-        stat = os.stat(path)  # noqa: PTH116  (what FileResponse takes)
+        size_bytes = services.blobs.size_bytes(sha256)
     except FileNotFoundError:
         raise NotFound("file", name) from None
-    _settle_range(request, stat.st_size, etag)
-    disposition = "inline" if inline else "attachment"
-    return FileResponse(
-        path,
-        headers=headers,
-        media_type=media_type,
-        filename=name,
-        stat_result=stat,
-        content_disposition_type=disposition,
-    )
+    disposition = _disposition("inline" if inline else "attachment", name)
+    headers |= {"Accept-Ranges": "bytes", "Content-Disposition": disposition}
+    if request.method == "HEAD":
+        return Response(headers=headers | {"Content-Length": str(size_bytes)}, media_type=media_type)
+    if redirect and (url := services.blobs.signed_url(sha256, media_type=media_type, disposition=disposition)):
+        # Whoever keeps the address could use it for as long as it lives, so nobody on the way may.
+        return RedirectResponse(url, headers={"ETag": etag, "Cache-Control": "no-store"})
+    found = _asked_range(request, size_bytes, etag)
+    start, end = found or (0, size_bytes)
+    if found:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
+    headers["Content-Length"] = str(end - start)
+    chunks = services.blobs.chunks(sha256, start, end)
+    return StreamingResponse(chunks, 206 if found else 200, headers, media_type)
 
 
-def _settle_range(request: Request, size_bytes: int, etag: str) -> None:
-    """Raise 416 for a range outside the file; take out of the request a Range that is to be ignored.
+def _asked_range(request: Request, size_bytes: int, etag: str) -> tuple[int, int] | None:
+    """First byte and the one after the last; None for the whole file. Raises 416 for a range outside the file.
 
     Ignored, so that the whole file comes: other units, several ranges, nonsense (RFC 9110, 14.2).
     """
     asked = request.headers.get("range")
     if asked is None or request.headers.get("if-range", etag) != etag:
-        return
+        return None
     found = _RANGE.fullmatch(asked.replace(" ", ""))
     if found is None or (found["last"] and int(found["last"]) < int(found["first"])):
-        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
-        return
-    outside = int(found["suffix"]) == 0 or not size_bytes if found["suffix"] else int(found["first"]) >= size_bytes
-    if outside:
+        return None
+    if found["suffix"]:
+        start, end = max(0, size_bytes - int(found["suffix"])), size_bytes
+    else:
+        start = int(found["first"])
+        end = min(size_bytes, int(found["last"]) + 1) if found["last"] else size_bytes
+    if start >= end:
         headers = {"Content-Range": f"bytes */{size_bytes}"}
         raise ApiProblem("range_not_satisfiable", f"The file has {size_bytes} bytes.", headers=headers)
+    return start, end
+
+
+def _disposition(kind: str, name: str) -> str:
+    """A Content-Disposition header (RFC 6266)."""
+    plain = re.fullmatch(r"[\w.+ -]+", name, re.ASCII)
+    return f'{kind}; filename="{name}"' if plain else f"{kind}; filename*=UTF-8''{quote(name, safe='')}"

@@ -37,9 +37,10 @@ async def download_lut(
     row, one = await run_in_threadpool(_version, services, lut_id, version)
     name = f"lut-{row.device_id}-{row.fingerprint}-v{one.number}.{format}"
     if format == "json":
-        return send_blob(request, services, one.blob_sha256, media_type="application/json", name=name)
-    sha256 = await _made(services, one, "csv", f"v{one.number}")
-    return send_blob(request, services, sha256, media_type="text/csv; charset=utf-8", name=name)
+        sha256, media_type = one.blob_sha256, "application/json"
+    else:
+        sha256, media_type = await _made(services, one, "csv", f"v{one.number}"), "text/csv; charset=utf-8"
+    return await run_in_threadpool(send_blob, request, services, sha256, media_type=media_type, name=name)
 
 
 @router.get("/{lut_id}/plots/{name}.png", response_class=Response, responses={**responses(*_MADE), **_PICTURE})
@@ -54,7 +55,8 @@ async def get_plot(
         pairs = await run_in_threadpool(_pairs, services, lut_id)
         made_of += f" {len(pairs)} pairs, {row.residual}"
     sha256 = await _made(services, one, name, made_of, pairs=pairs)
-    return send_blob(request, services, sha256, media_type="image/png", name=f"{lut_id}-{name}.png", inline=True)
+    file = f"{lut_id}-{name}.png"
+    return await run_in_threadpool(send_blob, request, services, sha256, media_type="image/png", name=file, inline=True)
 
 
 def _version(services: Services, lut_id: str, number: int | None) -> tuple[LutRow, LutVersionRow]:
@@ -95,5 +97,5 @@ def _keep(services: Services, lut_id: str, name: str, made_of: str, sha256: str)
     with services.database.write() as session:
         require_lut(session, lut_id, lock=True)
         replaced = Luts(session).save_file(lut_id, name, made_of=made_of, sha256=sha256)
-        if replaced is not None:
-            services.drop_blob(session, replaced)
+    if replaced is not None:
+        services.drop_blobs([replaced])

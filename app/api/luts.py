@@ -109,7 +109,7 @@ async def import_lut(who: TableUploader, request: Request, response: Response, s
     """
     await require_worker(services)
     max_bytes = services.settings.max_lut_bytes
-    async with received(request, services, LutForm, max_bytes=max_bytes, check_head=check_table_head) as upload:
+    async with received(request, services, who, LutForm, max_bytes=max_bytes, check_head=check_table_head) as upload:
         await run_in_threadpool(_check_device, services, upload.form.device)
         about = upload.form.model_dump(exclude={"device", "name"})
         about["hardware"] = about["hardware"] or upload.form.device
@@ -171,9 +171,9 @@ def delete_lut(lut_id: str, who: DeviceKeeper, services: ServicesDep, if_match: 
         setting = {name: row.profile.get(name) for name in ("threads", "batch", "runtime")}
         if users := Jobs(session).active_on_device(row.device_id, setting):
             raise ApiProblem("lut_in_use", f"{named(session, who, users)} uses the table and has not ended.")
-        for sha256 in Luts(session).delete(row):
-            services.drop_blob(session, sha256)
+        dropped = Luts(session).delete(row)
         who.record(session)
+    services.drop_blobs(dropped)
 
 
 @router.get("/{lut_id}/versions", responses=responses("not_found", "bad_cursor"))

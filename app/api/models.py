@@ -17,7 +17,7 @@ from app.services import Services, ServicesDep
 from app.sniff import check_model_head, file_kind
 from app.store.models import ModelRow
 from app.store.repositories import Jobs, Models
-from app.uploads import Upload, check_room, received
+from app.uploads import Upload, check_room, received, upload_body
 from secateur.schemas import ErrorDetail, Model, Name, Page
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -35,29 +35,15 @@ class ModelForm(BaseModel):
     class_names: list[Name] | None = Field(default=None, max_length=100_000)
 
 
-UPLOAD_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "name", "arch"],
-                    "properties": {
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "safetensors weights or an ONNX file",
-                        },
-                        "name": {"type": "string"},
-                        "arch": {"type": "string", "description": "Architecture of the weights, or `onnx`."},
-                        "class_names": {"type": "string", "description": "JSON array: the name of each output."},
-                    },
-                }
-            }
-        },
-    }
-}
+UPLOAD_BODY = upload_body(
+    ModelForm,
+    "safetensors weights or an ONNX file",
+    {
+        "name": "",
+        "arch": "Architecture of the weights, or `onnx`.",
+        "class_names": "JSON array: the name of each output.",
+    },
+)
 
 
 @router.post(
@@ -67,6 +53,11 @@ UPLOAD_BODY: dict[str, Any] = {
     responses=responses(
         "storage_quota",
         "body_too_large",
+        "storage_full",
+        "unknown_upload",
+        "upload_incomplete",
+        "upload_busy",
+        "checksum_mismatch",
         "pickle_refused",
         "unsupported_format",
         "unknown_arch",
@@ -80,7 +71,9 @@ async def upload_model(who: Uploader, request: Request, response: Response, serv
     await run_in_threadpool(check_room, services, who, request)
     await require_worker(services)
     max_bytes = services.settings.max_model_bytes
-    async with received(request, services, ModelForm, max_bytes=max_bytes, check_head=check_model_head) as upload:
+    async with received(
+        request, services, who, ModelForm, max_bytes=max_bytes, check_head=check_model_head, purpose="model"
+    ) as upload:
         _check_arch(upload)
         form, blob = upload.form, upload.blob
         payload = {"arch": form.arch, "blob_sha256": blob.sha256, "class_names": form.class_names}
@@ -118,7 +111,7 @@ def delete_model(model_id: str, who: Submitter, services: ServicesDep) -> None:
             raise ApiProblem("model_in_use", f"Job {users[0]} uses the model and has not ended.")
         Models(session).delete(row)
         who.record(session)
-        services.drop_blob(session, row.sha256)
+    services.drop_blobs([row.sha256])
 
 
 def _check_arch(upload: Upload[ModelForm]) -> None:

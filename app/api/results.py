@@ -21,6 +21,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"application/octet-stream": {}}},
     206: {"description": "The part of the file that Range asked for."},
     304: {"description": "The file is the one of If-None-Match."},
+    307: {"description": "The file is at Location, for a few minutes (SECATEUR_STORE_PRESIGN)."},
 }
 _JSON: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}}}}
 _REPORT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/html": {}}}}
@@ -34,6 +35,7 @@ def list_artifacts(job_id: str, who: Reader, services: ServicesDep) -> Page[Arti
         return Page[Artifact](items=[wire.artifact(row) for row in Artifacts(session).list(job_id)])
 
 
+@router.head("/{job_id}/artifacts/{name}", include_in_schema=False)
 @router.get(
     "/{job_id}/artifacts/{name}",
     response_class=Response,
@@ -42,9 +44,12 @@ def list_artifacts(job_id: str, who: Reader, services: ServicesDep) -> Page[Arti
 def download_artifact(job_id: str, name: str, who: Reader, request: Request, services: ServicesDep) -> Response:
     """One file; ranges and ETags are honoured, so that a broken download can go on."""
     row = _artifact(services, who, job_id, name)
-    return send_blob(request, services, row.sha256, media_type=row.media_type, name=row.name)
+    # Reports stay with us: elsewhere a page would come without the policy that keeps it from doing anything.
+    redirect = row.media_type == "application/octet-stream"
+    return send_blob(request, services, row.sha256, media_type=row.media_type, name=row.name, redirect=redirect)
 
 
+@router.head("/{job_id}/plan", include_in_schema=False)
 @router.get("/{job_id}/plan", response_class=Response, responses={**responses("not_found"), **_JSON})
 def get_plan(job_id: str, who: Reader, request: Request, services: ServicesDep) -> Response:
     """The plan: widths per layer, value, bound, gap."""
@@ -52,6 +57,7 @@ def get_plan(job_id: str, who: Reader, request: Request, services: ServicesDep) 
     return send_blob(request, services, row.sha256, media_type="application/json", name=row.name, inline=True)
 
 
+@router.head("/{job_id}/report", include_in_schema=False)
 @router.get("/{job_id}/report", response_class=Response, responses={**responses("not_found"), **_REPORT})
 def get_report(
     job_id: str,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from secateur import __version__
-from secateur.cli import access, builds, inventory, jobs, prune, serve
+from secateur.cli import access, builds, inventory, jobs, prune, serve, upkeep
 from secateur.cli.common import Commands
 from secateur.client import KEY_VARIABLE
 
@@ -54,6 +54,9 @@ for command, panel in (
     (serve.serve, SERVICE),
     (serve.worker, SERVICE),
     (serve.agent, SERVICE),
+    (upkeep.gc, SERVICE),
+    (upkeep.backup, SERVICE),
+    (upkeep.restore, SERVICE),
     (inventory.models, STORED),
     (inventory.datasets, STORED),
     (inventory.devices, STORED),

@@ -51,7 +51,7 @@ def serve(
 
     The workers of one machine share its device and take turns on it. A process that crashes is started again.
     """
-    _require(SERVER_PARTS + (WORKER_PARTS if workers else ()), extra="all" if workers else "server")
+    require(SERVER_PARTS + (WORKER_PARTS if workers else ()), extra="all" if workers else "server")
     port = _free_port(host, port)
     url = f"http://{_reachable(host)}:{port}"
     env = os.environ | {"SECATEUR_HOST": host, "SECATEUR_PORT": str(port)}
@@ -100,7 +100,7 @@ def worker(
     device: Device = "local",
 ) -> None:
     """Run one worker here, beside others that share its database (SECATEUR_DATABASE_URL)."""
-    _require(SERVER_PARTS + WORKER_PARTS, extra="all")
+    require(SERVER_PARTS + WORKER_PARTS, extra="all")
     command = [sys.executable, "-m", "workers", "--slot", str(slot), "--device", device, *ctx.args]
     os.execv(sys.executable, command)
 
@@ -120,14 +120,15 @@ def agent(
 
     Jobs that name the device then run on the service's workers and are measured here. Needs no torch.
     """
-    _require(AGENT_PARTS, extra="agent")
+    require(AGENT_PARTS, extra="agent")
     command = [sys.executable, "-m", "workers.agent", "--server", server, "--device", device]
     command += [part for name in runtime or () for part in ("--runtime", name)] + ["--once"] * once
     # Not on the command line, which everybody on this machine can read.
     os.execve(sys.executable, command, os.environ | {KEY_VARIABLE: key})
 
 
-def _require(modules: tuple[str, ...], *, extra: str) -> None:
+def require(modules: tuple[str, ...], *, extra: str) -> None:
+    """Raise `StartFailed`, with what to install, unless the modules are here."""
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")

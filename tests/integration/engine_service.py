@@ -15,7 +15,7 @@ from app.migrate import migrate
 from app.queue import Queue
 from app.scheduling import schedule
 from app.settings import Settings
-from app.store.blobs import BlobStore
+from app.store.blobs import LocalBlobs
 from app.store.models import JobEventRow, PruneJobRow
 from app.store.repositories import Artifacts, Datasets, Events, Jobs, Models, Workers
 from app.store.sessions import Database
@@ -72,7 +72,7 @@ class Service:
         self._environment = {f"SECATEUR_{name.upper()}": str(value) for name, value in values.items()}
         migrate(self.settings)
         self.database = Database(self.settings.url)
-        self.blobs = BlobStore(self.settings.blobs_folder)
+        self.blobs = LocalBlobs(self.settings.blobs_folder)
         self.queue = Queue(self.settings.url, version=self.settings.queue_version)
         self.ledger_path = folder / "ledger"
         self._workers: list[subprocess.Popen[bytes]] = []

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import httpx2
 import pytest
 from api_service import ROOT, Service, check, parse, put_inputs
 
+from app.retention import Ages, collect
 from app.services import open_services
 from app.settings import Settings
 from app.store.repositories import Devices, Holds, Jobs, Luts
@@ -170,14 +172,15 @@ def test_the_pages_show_jobs_and_escape_what_users_wrote(idle: Service) -> None:
     check(idle.client.get("/jobs/x"), 404, "not_found")
 
 
-def test_what_a_killed_upload_left_is_swept_at_the_next_start(idle: Service) -> None:
+def test_what_a_killed_upload_left_is_swept_away(idle: Service) -> None:
     services = idle.services
     blob = services.blobs.put_bytes(b"abandoned")
     with services.database.write() as session:
         Holds(session).add(blob.sha256)
     services.blobs.temporary_path().write_bytes(b"half")
-    assert services.sweep() == 0 and len(idle.files()) == 2
-    assert services.sweep(older_than_s=-60) == 2 and idle.files() == []
+    ages = Ages.of(idle.settings)
+    assert list(collect(services, ages)) == [] and len(idle.files()) == 2
+    assert len(list(collect(services, replace(ages, margin_s=-60.0)))) == 1 and idle.files() == []
 
 
 def test_a_job_and_its_place_in_the_queue_are_stored_together_or_not_at_all(

@@ -148,7 +148,8 @@ def test_the_limit_counts_what_comes_and_not_what_is_announced(service: Service)
 
 
 def test_an_upload_that_is_no_form(service: Service) -> None:
-    check(service.client.post("/v1/models", json={}), 415, "unsupported_media_type")
+    check(service.client.post("/v1/models", content=b"x"), 415, "unsupported_media_type")
+    check(service.client.post("/v1/luts", json={}), 415, "unsupported_media_type")
 
 
 def test_without_a_worker_an_upload_is_refused_with_advice(idle: Service) -> None:

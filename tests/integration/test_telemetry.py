@@ -145,9 +145,8 @@ def with_password(url: str) -> str:
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def test_what_became_of_a_request_is_found_by_its_id(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(f"{kind}_url")
-    service = Service(
-        tmp_path, with_password(url) if kind == "postgres" else url, log_level="DEBUG", agent_key="k3y-0123"
-    )
+    url = with_password(url) if kind == "postgres" else url
+    service = Service(tmp_path, url, log_level="DEBUG", store_secret_access_key="k3y-0123")
     log = tmp_path / "worker.log"
     try:
         worker = service.start_worker(log=log)

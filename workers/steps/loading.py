@@ -1,5 +1,6 @@
 """What several steps begin with: the user's network and images, with every fault turned into a problem that says what to do."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from workers.context import StepContext, StepProblem
 
 Progress = Callable[[float], None]
 TRIAL_IMAGES = 16
+MAX_HEADER_BYTES = 32 << 20
+"""A hundred times what the largest network needs."""
 
 
 @contextmanager
@@ -52,10 +55,30 @@ def problems() -> Iterator[None]:
 
 def weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; NaN or infinite values are refused."""
+    _check_header(path)
     state = load_file(path)
     if broken := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
         raise StepProblem("broken_weights", f"Not finite: {', '.join(broken[:20])}.")
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a name that comes twice, of which readers would take whichever they like, and a header made to fill memory."""
+    with path.open("rb") as file:
+        size_bytes = int.from_bytes(file.read(8), "little")
+        if size_bytes > MAX_HEADER_BYTES:
+            raise StepProblem("broken_model", f"The header of the safetensors file has {size_bytes} bytes.")
+        try:
+            json.loads(file.read(size_bytes), object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise StepProblem("broken_model", f"The file is not valid safetensors: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice in its header")
+    return found
 
 
 def module(arch: str, path: Path) -> nn.Module:

@@ -2,10 +2,11 @@
 
 from app.store.models.access import DEFAULT_PROJECT, ApiKeyRow, AuditRow, ProjectRow
 from app.store.models.devices import DeviceRow, MeasurementRow, WorkerRow
+from app.store.models.files import BlobHoldRow, LeaseRow, UploadRow
 from app.store.models.inputs import DatasetRow, ModelRow
 from app.store.models.jobs import JobArtifactRow, JobEventRow, JobWaitRow, PruneJobRow
 from app.store.models.luts import LutFileRow, LutPairRow, LutRow, LutVersionRow
-from app.store.models.requests import BlobHoldRow, IdempotencyKeyRow
+from app.store.models.requests import IdempotencyKeyRow
 
 __all__ = [
     "DEFAULT_PROJECT",
@@ -18,6 +19,7 @@ __all__ = [
     "JobArtifactRow",
     "JobEventRow",
     "JobWaitRow",
+    "LeaseRow",
     "LutFileRow",
     "LutPairRow",
     "LutRow",
@@ -26,5 +28,6 @@ __all__ = [
     "ModelRow",
     "ProjectRow",
     "PruneJobRow",
+    "UploadRow",
     "WorkerRow",
 ]

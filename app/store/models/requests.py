@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.store.base import Base, Id, Sha256, UtcDateTime, database_now
+from app.store.base import Base, Sha256, UtcDateTime, database_now
 
 
 class IdempotencyKeyRow(Base):
@@ -21,14 +21,4 @@ class IdempotencyKeyRow(Base):
     status: Mapped[int]
     location: Mapped[str] = mapped_column(Text)
     body: Mapped[dict[str, Any]] = mapped_column(JSON)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now(), index=True)
-
-
-class BlobHoldRow(Base):
-    """An upload that is being checked: its blob has no row yet and must not be swept away meanwhile."""
-
-    __tablename__ = "blob_hold"
-
-    id: Mapped[str] = mapped_column(Id, primary_key=True)
-    sha256: Mapped[str] = mapped_column(Sha256, index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now(), index=True)

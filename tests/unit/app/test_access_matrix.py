@@ -14,10 +14,20 @@ from app.main import create_app
 from app.settings import Settings
 from app.store.repositories import Jobs
 from secateur.access_schemas import Scope
+from secateur.upload_schemas import PIECE
 
-OPEN = {"GET /healthz", "GET /readyz", "GET /problems/{code}", "GET /login", "POST /login", "GET /v1/openapi.json"}
+OPEN = {
+    "GET /healthz",
+    "GET /readyz",
+    "GET /problems/{code}",
+    "GET /metrics",
+    "GET /login",
+    "POST /login",
+    "GET /v1/openapi.json",
+}
 SHARED = None
 """Instead of the status for another project's thing: it belongs to everybody."""
+PART_OF_A_FILE: dict[str, Any] = {"content": b"x", "headers": {"Upload-Offset": "0", "Content-Type": PIECE}}
 FULL: dict[str, Any] = {"files": {"file": ("f", b"x")}}
 
 
@@ -56,6 +66,7 @@ TABLE = part("lut_id", World.lut)
 DEVICE = part("device_id", World.device)
 MODEL = part("model_id", lambda world, side: world.inputs(side)["model_id"])
 DATASET = part("dataset_id", lambda world, side: world.inputs(side)["dataset_id"])
+UPLOAD = part("upload_id", World.upload)
 PROJECT = part("project_id", lambda world, side: side.project_id)
 KEY = part("key_id", lambda world, side: "filled in below")
 R, S, D, A, ADMIN = Scope.READ, Scope.SUBMIT, Scope.DEVICES, Scope.AGENT, Scope.ADMIN
@@ -66,6 +77,12 @@ CALLS: dict[str, Call] = {
     "POST /v1/models": Call(scope=S, good=503, foreign=SHARED, more=lambda *_: FULL),
     "GET /v1/models/{model_id}": Call(scope=R, good=200, parts=MODEL),
     "DELETE /v1/models/{model_id}": Call(scope=S, good=204, parts=MODEL),
+    "POST /v1/uploads": Call(
+        scope=S, good=201, foreign=SHARED, more=lambda *_: {"json": {"purpose": "model", "size_bytes": 9}}
+    ),
+    "GET /v1/uploads/{upload_id}": Call(scope=S, good=200, parts=UPLOAD),
+    "PATCH /v1/uploads/{upload_id}": Call(scope=S, good=204, parts=UPLOAD, more=lambda *_: PART_OF_A_FILE),
+    "DELETE /v1/uploads/{upload_id}": Call(scope=S, good=204, parts=UPLOAD),
     "GET /v1/datasets": Call(scope=R, good=200, foreign=SHARED),
     "POST /v1/datasets": Call(scope=S, good=503, foreign=SHARED, more=lambda *_: FULL),
     "GET /v1/datasets/{dataset_id}": Call(scope=R, good=200, parts=DATASET),

@@ -15,6 +15,7 @@ import structlog
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from app.logs import HIDDEN, configure_logs, hide, secrets
 from app.settings import Settings
@@ -22,6 +23,7 @@ from app.settings import Settings
 ROOT = Path(__file__).parents[3]
 PASSWORD = "tr0ub4dor&3 /@:"
 URL = "postgresql+psycopg://me:tr0ub4dor&3%20%2F%40%3A@127.0.0.1:1/db"
+KEY = f"sct_{8 * 'a'}_{43 * 'b'}"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -33,7 +35,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[st
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     text = io.StringIO()
     monkeypatch.setattr(sys, "stderr", text)
-    configure_logs(Settings(database_url=URL, agent_key="agent-key-0123"))
+    configure_logs(Settings(database_url=URL, store_secret_access_key=SecretStr("bucket-key-0123")))
     yield lambda: [json.loads(line) for line in text.getvalue().splitlines()]
     root.handlers, root.level = handlers, level
     logging.getLogger("dbos").handlers, logging.getLogger("dbos").propagate = [], True
@@ -64,7 +66,13 @@ def test_records_of_libraries_carry_the_ids_that_are_bound(lines: Callable[[], l
 
 def test_secrets_appear_in_no_record(lines: Callable[[], list[dict[str, Any]]]) -> None:
     log = structlog.get_logger("app.test")
-    log.info(f"connect to {URL}", action="test", headers={"Authorization": "Bearer abc.def"}, args=["agent-key-0123"])
+    log.info(
+        f"connect to {URL}",
+        action="test",
+        headers={"Authorization": "Bearer abc.def"},
+        args=["bucket-key-0123"],
+        key=KEY,
+    )
     log.warning("Authorization: Basic dXNlcjpwYXNz and bearer xyz.uvw", action="test")
     logging.getLogger("psycopg").error("password is %s", PASSWORD)
     try:
@@ -72,7 +80,7 @@ def test_secrets_appear_in_no_record(lines: Callable[[], list[dict[str, Any]]]) 
     except ValueError:
         log.exception("broken", action="test")
     written = json.dumps(lines(), ensure_ascii=False)
-    for secret in ("tr0ub4dor", PASSWORD, "agent-key-0123", "abc.def", "dXNlcjpwYXNz", "xyz.uvw"):
+    for secret in ("tr0ub4dor", PASSWORD, "bucket-key-0123", "abc.def", KEY, "dXNlcjpwYXNz", "xyz.uvw"):
         assert secret not in written, secret
     assert HIDDEN in written and "127.0.0.1:1/db" in written
 
@@ -90,8 +98,8 @@ def test_no_secret_survives_wherever_it_stands(secret: str, before: str, after: 
 
 
 def test_secrets_are_known_as_written_and_as_meant() -> None:
-    found = secrets(Settings(database_url=URL, agent_key="agent-key-0123"))
-    assert {PASSWORD, "tr0ub4dor&3%20%2F%40%3A", "agent-key-0123"} == set(found)
+    found = secrets(Settings(database_url=URL, store_secret_access_key=SecretStr("bucket-key-0123")))
+    assert {PASSWORD, "tr0ub4dor&3%20%2F%40%3A", "bucket-key-0123"} == set(found)
     assert secrets(Settings()) == []
 
 

@@ -84,7 +84,7 @@ def test_refusal_that_comes_before_the_file_was_read_is_heard(service: FakeServi
     service.refuse = REFUSAL
     weights = tmp_path / "net.safetensors"
     with weights.open("wb") as file:
-        file.truncate(64 << 20)
+        file.truncate(24 << 20)
     with Client(service.url) as client, pytest.raises(ApiError, match="no such class"):
         client.upload_model(weights, arch="cifar/resnet20")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from worker_store import Store
 
-from app.store.blobs import BlobStore
+from app.store.blobs import LocalBlobs
 from app.store.migrate import migrate_tables
 from app.store.repositories import Datasets, Models
 from app.store.sessions import Database
@@ -16,7 +16,7 @@ from app.store.sessions import Database
 def store(tmp_path: Path, empty_url: str) -> Iterator[Store]:
     """A store with a model and a dataset, on SQLite and on Postgres."""
     migrate_tables(empty_url)
-    store = Store(url=empty_url, database=Database(empty_url), blobs=BlobStore(tmp_path / "blobs"))
+    store = Store(url=empty_url, database=Database(empty_url), blobs=LocalBlobs(tmp_path / "blobs"))
     blob = store.blobs.put_bytes(b"weights")
     with store.database.write() as session:
         model = Models(session).add(

@@ -41,9 +41,6 @@ class FakeQueues:
         """What the test said."""
         return {key: value for key, value in self.known.items() if key in workflow_ids}
 
-    def clean(self) -> None:
-        """Nothing to forget."""
-
 
 def held(workflow_id: str, executor_id: str, *, expired: bool = False) -> Running:
     """A workflow that an executor took."""

@@ -25,6 +25,7 @@ def run(context):
     if act == "nothing": return None
     if act == "problem": raise StepProblem("code", "detail", [{"pointer": "/a", "detail": "b"}])
     if act == "memory": raise MemoryError
+    if act == "full": raise OSError(28, "No space left on device")
     if act == "ask": time.sleep(0.3)
     if act == "ask": return {"answers": [context.ask({"kind": "step", "number": n})["step"] for n in range(2)]}
     if act == "ask in vain": context.ask({"kind": "step", "number": -1})
@@ -85,6 +86,7 @@ async def followed(
     [
         ("problem", "code", True),
         ("memory", "out_of_memory", False),
+        ("full", "storage_full", False),
         ("exit", "step_crashed", False),
         ("vanish", "step_crashed", False),
     ],
@@ -93,7 +95,12 @@ def test_an_end_without_a_result_has_a_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, code: str, problem: bool
 ) -> None:
     ending, events = run(tmp_path, monkeypatch, act)
-    assert (ending.result, ending.code, ending.problem, ending.retryable) == (None, code, problem, False)
+    assert (ending.result, ending.code, ending.problem, ending.retryable) == (
+        None,
+        code,
+        problem,
+        code == "storage_full",
+    )
     assert events == [{"event": "log", "text": "here"}]
 
 

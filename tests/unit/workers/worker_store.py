@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.store.blobs import BlobStore
+from app.store.blobs import LocalBlobs
 from app.store.models import PruneJobRow
 from app.store.repositories import Devices, Jobs, Workers
 from app.store.sessions import Database
@@ -20,7 +20,7 @@ class Store:
 
     url: str
     database: Database
-    blobs: BlobStore
+    blobs: LocalBlobs
     inputs: dict[str, str] = field(default_factory=dict)
 
     def add_worker(self, worker_id: str) -> Journal:

@@ -1,14 +1,16 @@
-"""The child process that runs one step body: `python -m workers.child <step>`.
+"""The child process that runs the step bodies of one job: `python -m workers.child <seconds>`.
 
-Its first line of stdin is the JSON `Order`; every later line is a sign of life of the worker, or its answer to the
-question that the body has asked last, or `DRAIN`. It answers with JSON lines on stdout. It has no database and no credentials, and
-it never outlives its worker: the kernel kills it when the worker dies, and a thread kills its whole process group when
-stdin ends or falls silent.
+Its first line of stdin is a JSON `Order`, and so is the next one after each result; every other line is a sign of life of the
+worker, or its answer to the question that the body has asked last, or `DRAIN`. A worker that says nothing for so many
+seconds is stopped or cut off. It answers with JSON lines on stdout. It has no
+database and no credentials, and it never outlives its worker: the kernel kills it when the worker dies, and a thread kills its
+whole process group when stdin ends or falls silent.
 """
 
 import contextlib
 import ctypes
 import fcntl
+import gc
 import importlib
 import json
 import logging
@@ -39,6 +41,8 @@ DRAIN = b'{"drain": true}'
 class Order:
     """What the worker asks of the child."""
 
+    step: str
+    """Module of the body to run."""
     package: str
     """Package of the step modules."""
     workdir: str
@@ -49,8 +53,6 @@ class Order:
     attempt: int
     device_lock: str | None
     """Lock file of the physical device to hold while the body runs; null where it neither measures nor trains."""
-    silence_timeout_s: float
-    """The child ends itself when the worker has said nothing for this long (stopped or cut off)."""
     traceparent: str = ""
     """W3C trace context that the child, and whatever it starts, works below; empty without tracing."""
 
@@ -60,25 +62,32 @@ class Order:
 
 
 def main() -> int:
-    """Run the step named on the command line; return the exit code."""
-    step = sys.argv[1]
+    """Run the bodies that are ordered, until one ends without a result; return the exit code."""
     parent = os.getppid()
     _die_with_parent(parent)
-    wire = _take_stdout()
-    order, stdin = _read_order()
-    answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    wire, stdin = _take_stdout(), _take_stdin()
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     draining = threading.Event()
-    threading.Thread(target=_guard, args=(stdin, order.silence_timeout_s, answers, draining), daemon=True).start()
+    threading.Thread(target=_guard, args=(stdin, float(sys.argv[1]), lines, draining), daemon=True).start()
     emit = _emitter(wire)
     _log_through(emit)
+    code = None
+    while code is None:
+        code = _carry_out(Order(**json.loads(lines.get())), emit, lines, draining)
+    return code
+
+
+def _carry_out(order: Order, emit: Emit, lines: "queue.SimpleQueue[bytes]", draining: threading.Event) -> int | None:
+    """Run one body; return the exit code, or None after a result."""
     if order.traceparent:
         os.environ["TRACEPARENT"] = order.traceparent
+    os.chdir(order.workdir)
     lock = _DeviceLock(order.device_lock, emit)
     try:
         with _span(emit, "wait for the device"):
             lock.hold()
         with _span(emit, "load"):
-            body = importlib.import_module(f"{order.package}.{step}")
+            body = importlib.import_module(f"{order.package}.{order.step}")
         context = StepContext(
             workdir=Path(order.workdir),
             cache=Path(order.cache),
@@ -86,22 +95,25 @@ def main() -> int:
             seed=order.seed,
             attempt=order.attempt,
             emit=emit,
-            ask=_asker(emit, answers, lock),
+            ask=_asker(emit, lines, lock),
             draining=draining,
         )
         with _span(emit, "run"):
             result = body.run(context) or {}
-        emit({"event": "result", "result": {**result, "warnings": context.warned} if context.warned else result})
+        gc.collect()  # what a body leaves to the collector, the next one should not have to share memory with
         lock.free()
+        emit({"event": "result", "result": {**result, "warnings": context.warned} if context.warned else result})
     except Drained:
         emit({"event": "drained"})
+        return 0
     except StepProblem as problem:
         emit({"event": "problem", "code": problem.code, "detail": problem.detail, "errors": problem.errors})
+        return 0
     except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
         traceback.print_exc()
         emit({"event": "crash", "type": type(error).__name__, "detail": str(error)})
         return 1
-    return 0
+    return None
 
 
 def _die_with_parent(parent: int) -> None:
@@ -123,19 +135,13 @@ def _take_stdout() -> int:
     return wire
 
 
-def _read_order() -> tuple[Order, int]:
-    """Read the first line of stdin; return it and the descriptor on which the worker goes on to show that it lives."""
+def _take_stdin() -> int:
+    """Return the descriptor on which the worker speaks; bodies and what they start read nothing."""
     stdin = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    data = b""
-    while b"\n" not in data:
-        chunk = os.read(stdin, 1 << 16)
-        if not chunk:
-            os._exit(1)
-        data += chunk
-    return Order(**json.loads(data.split(b"\n", 1)[0])), stdin
+    return stdin
 
 
 @contextlib.contextmanager
@@ -161,10 +167,8 @@ def _log_through(emit: Emit) -> None:
     logging.captureWarnings(True)
 
 
-def _guard(
-    stdin: int, silence_timeout_s: float, answers: "queue.SimpleQueue[bytes]", draining: threading.Event
-) -> None:
-    """Hand on what the worker answers; kill the process group, grandchildren included, when it is gone or silent."""
+def _guard(stdin: int, silence_timeout_s: float, said: "queue.SimpleQueue[bytes]", draining: threading.Event) -> None:
+    """Hand on what the worker says; kill the process group, grandchildren included, when it is gone or silent."""
     data = b""
     while True:
         ready, _, _ = select.select([stdin], [], [], silence_timeout_s)
@@ -179,7 +183,7 @@ def _guard(
             if line == DRAIN:
                 draining.set()
             else:
-                answers.put(line)
+                said.put(line)
 
 
 def _emitter(wire: int) -> Callable[[Mapping[str, Any]], None]:

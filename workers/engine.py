@@ -186,15 +186,18 @@ class Engine:
 
     async def _steps(self, job: JobView) -> None:
         results: dict[str, Mapping[str, Any]] = {}
-        for index, step in enumerate(self._runner.pipeline(job).steps):
-            if not step.when(results):
-                continue
-            answer = await DBOS.run_step_async(
-                {"name": step.name, "preemptible": True}, self._step, job, index, results
-            )
-            if answer["result"] is None:
-                return
-            results[step.name] = answer["result"]
+        try:
+            for index, step in enumerate(self._runner.pipeline(job).steps):
+                if not step.when(results):
+                    continue
+                answer = await DBOS.run_step_async(
+                    {"name": step.name, "preemptible": True}, self._step, job, index, results
+                )
+                if answer["result"] is None:
+                    return
+                results[step.name] = answer["result"]
+        finally:
+            await self._runner.release(job.id)
         await self._end(job, results)
 
     async def _step(self, job: JobView, index: int, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

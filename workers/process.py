@@ -64,50 +64,72 @@ def child_env(environ: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
-async def run_child(
-    step: str,
-    order: Order,
-    on_event: OnEvent,
-    *,
-    stall_timeout_s: float,
-    beat_s: float,
-    draining: asyncio.Event,
-    tracing: Tracing,
-) -> Ending:
-    """Run one step body in a child of its own session and return how it ended.
+class Child:
+    """A child process in a session of its own, which carries out one order after another.
 
-    Once `draining` is set the child ends at its next checkpoint, which raises Stopping. However this returns or is
-    cancelled, the child and all it started are dead when it does.
-    Must be awaited on an event loop whose thread lives as long as the worker: the kernel ties the child to that thread.
+    Must be used on an event loop whose thread lives as long as the worker: the kernel ties the child to that thread.
     """
-    with tracing.span("child", order.traceparent, step=step) as span:
-        order = replace(order, traceparent=span.traceparent)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "workers.child", step,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env=child_env(os.environ), cwd=order.workdir, start_new_session=True, limit=LINE_LIMIT_BYTES,
-        )  # fmt: skip
-        span.set(pid=process.pid)
-        tail = bytearray()
-        tasks = [
+
+    def __init__(self, process: asyncio.subprocess.Process, beat_s: float, draining: asyncio.Event) -> None:
+        self._process = process
+        self._tail = bytearray()
+        self._tasks = [
             asyncio.create_task(_reap(process)),
-            asyncio.create_task(_keep_tail(process, tail)),
-            asyncio.create_task(_speak(process, order, beat_s, draining)),
+            asyncio.create_task(_keep_tail(process, self._tail)),
+            asyncio.create_task(_speak(process, beat_s, draining)),
         ]
-        listen = _Listener(step, tracing, span.traceparent, on_event)
-        try:
-            last = await _listen(process, listen.take, stall_timeout_s)
-            if last is None or last["event"] != "stalled":
-                await asyncio.wait(tasks[:2], timeout=GRACE_S)
-        finally:
-            _kill(process.pid)
-            await process.wait()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        if last is not None and last["event"] == "drained":
-            raise Stopping
-        return _ending(last, process.returncode or 0, tail.decode(errors="replace"), stall_timeout_s)
+
+    @classmethod
+    async def start(cls, *, beat_s: float, silence_timeout_s: float, draining: asyncio.Event) -> "Child":
+        """Return a child that waits for its first order; once `draining` is set it ends at its next checkpoint.
+
+        It hears from this worker every `beat_s` seconds and ends itself after a silence of `silence_timeout_s`.
+        """
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "workers.child", str(silence_timeout_s),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env=child_env(os.environ), start_new_session=True, limit=LINE_LIMIT_BYTES,
+        )  # fmt: skip
+        return cls(process, beat_s, draining)
+
+    async def run(self, order: Order, on_event: OnEvent, *, stall_timeout_s: float, tracing: Tracing) -> Ending:
+        """Return how the ordered body ended; raises Stopping when it ended at a checkpoint.
+
+        Unless it is a result that is returned, the child and all it started are dead by then.
+        """
+        with tracing.span("child", order.traceparent, step=order.step, pid=self._process.pid) as span:
+            order = replace(order, traceparent=span.traceparent)
+            listen = _Listener(order.step, tracing, span.traceparent, on_event)
+            self._tail.clear()
+            last = None
+            try:
+                assert self._process.stdin is not None
+                with contextlib.suppress(ConnectionError):
+                    self._process.stdin.write(order.to_line())
+                    await self._process.stdin.drain()
+                last = await _listen(self._process, listen.take, stall_timeout_s)
+                if last is None or last["event"] not in ("stalled", "result"):
+                    await asyncio.wait(self._tasks[:2], timeout=GRACE_S)
+            finally:
+                if last is None or last["event"] != "result":
+                    await self.end()
+            if last is not None and last["event"] == "drained":
+                raise Stopping
+            tail = self._tail.decode(errors="replace")
+            return _ending(last, self._process.returncode or 0, tail, stall_timeout_s)
+
+    @property
+    def lives(self) -> bool:
+        """False once the process has ended."""
+        return self._process.returncode is None
+
+    async def end(self) -> None:
+        """Kill the child and all it started; return when it is dead."""
+        _kill(self._process.pid)
+        await self._process.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 @dataclass(frozen=True)
@@ -173,10 +195,9 @@ async def _keep_tail(process: asyncio.subprocess.Process, tail: bytearray) -> No
         rest = rest[-LOGGED_CHARACTERS:]
 
 
-async def _speak(process: asyncio.subprocess.Process, order: Order, beat_s: float, draining: asyncio.Event) -> None:
+async def _speak(process: asyncio.subprocess.Process, beat_s: float, draining: asyncio.Event) -> None:
     assert process.stdin is not None
     with contextlib.suppress(ConnectionError):
-        process.stdin.write(order.to_line())
         asked = False
         while True:
             await process.stdin.drain()

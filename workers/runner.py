@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from app.tracing import Span, Tracing
 from lut.profile import DeviceProfile
 from workers import scratch
 from workers.child import Order
+from workers.children import Children, Timing
 from workers.events import StepEvents
 from workers.fence import Fenced, JobCancelled, TimedOut
 from workers.journal import CHECKPOINT, RESULT, Journal, Kept, keep
 from workers.measuring import Measuring
-from workers.process import Ending, OnEvent, Stopping, run_child, storage_full
+from workers.process import Ending, Stopping, storage_full
 from workers.scratch import Scratch
 from workers.step import Pipeline, Results, Step
 from workers.view import JobView
@@ -30,21 +31,6 @@ log = structlog.get_logger(__name__)
 
 CHILD_TRIES = 2
 """Runs of a step whose child is killed or stalls before the job fails; a crash of its own is not repeated."""
-WATCH_EVERY_S = 0.3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """How long the runner waits for what."""
-
-    stall_timeout_s: float
-    """Silence of a child after which it is ended."""
-    silence_timeout_s: float
-    """Silence of this worker after which a child ends itself."""
-    beat_s: float
-    """How often a child is shown that this worker lives."""
-    agent_silence_s: float
-    """Silence of its agents after which a device is offline."""
 
 
 class Runner:
@@ -73,6 +59,7 @@ class Runner:
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._children = Children(timing, tracing, draining=self._draining, stopping=self._stopping)
 
     def pipeline(self, job: JobView) -> Pipeline:
         """The steps of a job of this kind."""
@@ -96,6 +83,11 @@ class Runner:
             wait.cancel()
         self._stopping.set()
         await self._idle.wait()
+        await self._children.release_all()
+
+    async def release(self, job_id: str) -> None:
+        """End the child that a job has kept for its next step."""
+        await self._children.release(job_id)
 
     async def park(self) -> None:
         """Wait for the end of the process when the worker is stopping: the engine must not see this work end."""
@@ -149,7 +141,7 @@ class Runner:
                         self.journal, job, step.name, folder, self._timing.agent_silence_s, self._draining
                     )
                     events = StepEvents(self.journal, self.pipeline(job), job, index, asked)
-                    ending = await self.supervise(step.name, order, events.take, lambda: self.journal.check(job))
+                    ending = await self._children.carry_out(order, events.take, lambda: self.journal.check(job), job.id)
                     span.set(ending=ending.code or "result")
                     if ending.result is not None:
                         return await asyncio.to_thread(self._finish, job, index, step, folder, ending.result)
@@ -179,30 +171,12 @@ class Runner:
 
         async with self._folder(name) as folder:
             await asyncio.to_thread(self._place, folder, step, inputs)
-            ending = await self.supervise(name, self._order(package, step, folder, spec, 1), ignore, lambda: None)
+            ending = await self._children.carry_out(self._order(package, step, folder, spec, 1), ignore, lambda: None)
             if ending.result is None or not outputs:
                 return ending
             left = {output: path for output in outputs if (path := scratch.found(folder, output))}
             files = {output: await asyncio.to_thread(self.journal.held, path) for output, path in left.items()}
             return replace(ending, result={**ending.result, "files": files})
-
-    async def supervise(self, name: str, order: Order, take: OnEvent, check: Callable[[], None]) -> Ending:
-        """Run a child until it ends, the worker stops (Stopping), or `check`, asked again and again, raises."""
-
-        async def watch() -> None:
-            while not self._stopping.is_set():
-                await asyncio.to_thread(check)
-                await _wait(self._stopping, WATCH_EVERY_S)
-            raise Stopping
-
-        async def child() -> Ending:
-            timing = self._timing
-            return await run_child(
-                name, order, take, stall_timeout_s=timing.stall_timeout_s, beat_s=timing.beat_s,
-                draining=self._draining, tracing=self.tracing,
-            )  # fmt: skip
-
-        return await _first(child(), watch())
 
     @asynccontextmanager
     async def _folder(self, label: str) -> AsyncIterator[Path]:
@@ -222,6 +196,7 @@ class Runner:
 
     def _order(self, package: str, step: Step, folder: Path, spec: Mapping[str, Any], attempt: int) -> Order:
         return Order(
+            step=step.name,
             package=package,
             workdir=str(folder),
             cache=str(self._folders.cache()),
@@ -229,7 +204,6 @@ class Runner:
             seed=int(spec.get("job", {}).get("seed", 0)),
             attempt=attempt,
             device_lock=self._device_lock if step.exclusive else None,
-            silence_timeout_s=self._timing.silence_timeout_s,
         )
 
     def _place(self, folder: Path, step: Step, files: Mapping[str, str]) -> None:
@@ -273,24 +247,3 @@ class Runner:
 def described(job: JobView) -> dict[str, str | int]:
     """Return the attributes of every span of the job."""
     return {"job_id": job.id, "kind": job.kind, "device": job.device, "attempt": job.attempt}
-
-
-async def _first(work: Coroutine[Any, Any, Ending], watch: Coroutine[Any, Any, None]) -> Ending:
-    """Return what `work` returns, unless `watch` raises first; neither runs on when this returns."""
-    tasks = asyncio.create_task(work), asyncio.create_task(watch)
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            tasks[1].result()
-        return tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except TimeoutError:
-        return

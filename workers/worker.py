@@ -19,12 +19,13 @@ from app.store.repositories import Devices, Workers
 from app.store.sessions import Database
 from app.tracing import Tracing
 from lut.profile import DeviceProfile
+from workers.children import Timing
 from workers.engine import Engine
 from workers.heartbeat import Heartbeat, Reaper
 from workers.journal import Journal
 from workers.locks import Slots, device_lock
 from workers.pipeline import BUILD
-from workers.runner import Runner, Timing
+from workers.runner import Runner
 from workers.scratch import Scratch
 from workers.step import Pipeline
 

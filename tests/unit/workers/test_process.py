@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from app.settings import Settings
 from app.tracing import Tracing
 from workers.child import Order
+from workers.children import Children, Timing
 from workers.context import OUTBOX
-from workers.process import Ending, OnEvent, Stopping, child_env, run_child
+from workers.process import Child, Ending, OnEvent, Stopping, child_env
 
 BODY = """
 import os, sys, time
@@ -22,6 +24,7 @@ def run(context):
     act = context.spec["act"]
     context.log("here")
     if act == "result": return {"seed": context.seed, "parent": os.getppid()}
+    if act == "pid": return {"pid": os.getpid(), "cwd": os.getcwd()}
     if act == "nothing": return None
     if act == "problem": raise StepProblem("code", "detail", [{"pointer": "/a", "detail": "b"}])
     if act == "memory": raise MemoryError
@@ -52,8 +55,8 @@ def placed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> Order:
     (package / "body.py").write_text(BODY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return Order(
-        package="bodies", workdir=str(tmp_path), cache=str(tmp_path), spec={"act": act}, seed=7, attempt=1, device_lock=None,
-        silence_timeout_s=30,
+        step="body", package="bodies", workdir=str(tmp_path), cache=str(tmp_path), spec={"act": act}, seed=7, attempt=1,
+        device_lock=None,
     )  # fmt: skip
 
 
@@ -76,9 +79,11 @@ async def followed(
     if drain_after_s is not None:
         asyncio.get_running_loop().call_later(drain_after_s, draining.set)
     tracing = Tracing(Settings(), "test")
-    return await run_child(
-        "body", order, take, stall_timeout_s=stall_timeout_s, beat_s=0.1, draining=draining, tracing=tracing
-    )
+    child = await Child.start(beat_s=0.1, silence_timeout_s=30, draining=draining)
+    try:
+        return await child.run(order, take, stall_timeout_s=stall_timeout_s, tracing=tracing)
+    finally:
+        await child.end()
 
 
 @pytest.mark.parametrize(
@@ -113,6 +118,56 @@ def test_a_body_may_return_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run(tmp_path, monkeypatch, "nothing")[0].result == {}
 
 
+def test_a_child_carries_out_one_order_after_another_and_outlives_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = placed(tmp_path, monkeypatch, "pid")
+    tracing = Tracing(Settings(), "test")
+
+    async def follow() -> tuple[list[Ending], bool]:
+        child = await Child.start(beat_s=0.1, silence_timeout_s=30, draining=asyncio.Event())
+        endings = []
+        for act in ("pid", "pid", "problem"):
+            folder = tmp_path / f"folder{len(endings)}"
+            folder.mkdir()
+            one = replace(order, workdir=str(folder), spec={"act": act})
+            endings.append(await child.run(one, ignore, stall_timeout_s=30, tracing=tracing))
+            folder.rmdir()
+        return endings, child.lives
+
+    (first, second, problem), lives = asyncio.run(follow())
+    assert first.result is not None and second.result is not None
+    assert first.result["pid"] == second.result["pid"]
+    assert [Path(one.result["cwd"]).name for one in (first, second) if one.result] == ["folder0", "folder1"]
+    assert problem.code == "code" and not lives
+
+
+def test_children_keep_one_for_each_job_until_it_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = placed(tmp_path, monkeypatch, "pid")
+
+    async def follow() -> list[int]:
+        timing = Timing(stall_timeout_s=30, silence_timeout_s=30, beat_s=0.1, agent_silence_s=30)
+        tracing = Tracing(Settings(), "test")
+        children = Children(timing, tracing, draining=asyncio.Event(), stopping=asyncio.Event())
+        pids = []
+        for job_id in ("a", "b", "a", None, "b"):
+            ending = await children.carry_out(order, ignore, lambda: None, job_id)
+            assert ending.result is not None
+            pids.append(ending.result["pid"])
+        await children.release("a")
+        pids.append((await children.carry_out(order, ignore, lambda: None, "a")).result["pid"])  # type: ignore[index]
+        await children.release_all()
+        return pids
+
+    a, b, again_a, nobody, again_b, fresh_a = asyncio.run(follow())
+    assert (again_a, again_b) == (a, b) and len({a, b, nobody, fresh_a}) == 4
+    assert not any(Path(f"/proc/{pid}").exists() for pid in (a, b, nobody, fresh_a))
+
+
+async def ignore(event: dict[str, Any]) -> None:
+    """Take no notice."""
+
+
 def test_a_child_sees_no_setting_and_no_secret() -> None:
     given = {
         "PATH": "/bin", "HOME": "/root", "LANG": "C", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "0",
@@ -145,8 +200,8 @@ def asked(tmp_path: Path, act: str) -> tuple[Ending, list[bool]]:
     (package / "body.py").write_text(BODY)
     lock = tmp_path / "lock"
     order = Order(
-        package="bodies", workdir=str(tmp_path), cache=str(tmp_path), spec={"act": act}, seed=7, attempt=1,
-        device_lock=str(lock), silence_timeout_s=30,
+        step="body", package="bodies", workdir=str(tmp_path), cache=str(tmp_path), spec={"act": act}, seed=7, attempt=1,
+        device_lock=str(lock),
     )  # fmt: skip
     free: list[bool] = []
 

@@ -92,6 +92,7 @@ async def _first(work: Coroutine[Any, Any, Ending], watch: Coroutine[Any, Any, N
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     try:
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
     except TimeoutError:
         return

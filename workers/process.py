@@ -159,7 +159,9 @@ async def _listen(
     assert process.stdout is not None
     while True:
         try:
-            line = await asyncio.wait_for(process.stdout.readline(), stall_timeout_s)
+            # Not `wait_for`, which forgets a cancellation that comes together with a line (Python 3.11).
+            async with asyncio.timeout(stall_timeout_s):
+                line = await process.stdout.readline()
         except TimeoutError:
             return {"event": "stalled"}
         if not line:
@@ -209,7 +211,8 @@ async def _speak(process: asyncio.subprocess.Process, beat_s: float, draining: a
                 await asyncio.sleep(beat_s)
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(draining.wait(), beat_s)
+                    async with asyncio.timeout(beat_s):
+                        await draining.wait()
             process.stdin.write(b"\n")
 
 

@@ -25,6 +25,7 @@ def run(context):
     context.log("here")
     if act == "result": return {"seed": context.seed, "parent": os.getppid()}
     if act == "pid": return {"pid": os.getpid(), "cwd": os.getcwd()}
+    while act == "flood": context.metric(again=1)
     if act == "nothing": return None
     if act == "problem": raise StepProblem("code", "detail", [{"pointer": "/a", "detail": "b"}])
     if act == "memory": raise MemoryError
@@ -162,6 +163,32 @@ def test_children_keep_one_for_each_job_until_it_is_released(tmp_path: Path, mon
     a, b, again_a, nobody, again_b, fresh_a = asyncio.run(follow())
     assert (again_a, again_b) == (a, b) and len({a, b, nobody, fresh_a}) == 4
     assert not any(Path(f"/proc/{pid}").exists() for pid in (a, b, nobody, fresh_a))
+
+
+def test_a_child_that_never_stops_talking_is_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = placed(tmp_path, monkeypatch, "flood")
+
+    class Enough(Exception):
+        pass
+
+    async def follow() -> None:
+        timing = Timing(stall_timeout_s=30, silence_timeout_s=30, beat_s=0.1, agent_silence_s=30)
+        tracing = Tracing(Settings(), "test")
+        children = Children(timing, tracing, draining=asyncio.Event(), stopping=asyncio.Event())
+        checks = iter((True, False))
+
+        def check() -> None:
+            if not next(checks):
+                raise Enough
+
+        async with asyncio.timeout(20):
+            with pytest.raises(Enough):
+                await children.carry_out(order, ignore, check, "job")
+
+    for _ in range(5):
+        asyncio.run(follow())
 
 
 async def ignore(event: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ help: ## list the verbs
 
 install: $(READY) ## make the virtual environment from the lock file
 
-$(READY): requirements-dev.lock
+# The folder is named after the lock file: a change of it makes another one.
+$(READY): | requirements-dev.lock
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
 	touch $@

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
+from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy.orm import Session
 
 from app.errors import ApiProblem
@@ -28,10 +28,10 @@ class Allowance:
 
 
 class RateLimiter:
-    """Counts requests, each API process for itself; an amount of 0 is no limit."""
+    """Counts requests, each API process for itself, in windows that begin with the first one; an amount of 0 is no limit."""
 
     def __init__(self) -> None:
-        self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._counter = FixedWindowRateLimiter(MemoryStorage())
 
     def requests(self, who: str, most: int) -> Allowance:
         """Count one request of `who`, who may make so many a minute."""

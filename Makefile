@@ -27,8 +27,9 @@ demo: $(READY) ## run the main job over HTTP; DATA= ARCH= WEIGHTS= CLASSES= BUDG
 	$(BIN)/python -m bench demo $(if $(DATA),--data "$(DATA)") $(if $(ARCH),--arch "$(ARCH)") \
 	  $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(CLASSES),--classes "$(CLASSES)") $(if $(BUDGET),--budget "$(BUDGET)") $(ARGS)
 
+# A process per core, one thread each: threads of several processes would wait for each other.
 test: $(READY) lint ## lint, type-check and run every test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, import directions
 	$(BIN)/ruff check .

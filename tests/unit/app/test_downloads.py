@@ -1,7 +1,7 @@
 """Artifacts over HTTP: whole, in ranges, unchanged, or from where they are; the same from a folder and from a bucket."""
 
 import hashlib
-import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.store.repositories import Artifacts, Jobs, Models
 from tests.buckets import bucket_settings, s3_server
 
-CONTENT = os.urandom(3_000_000)
+CONTENT = random.Random(0).randbytes(3_000_000)
 ETAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'
 
 

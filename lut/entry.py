@@ -12,6 +12,8 @@ MOST_POINTS = 1 << 20
 """Points a table may hold; the largest we know of has forty thousand."""
 MOST_POINTS_OF_ONE = 1 << 13
 """Points one signature may hold: interpolation looks at all pairs of rows."""
+MOST_SAMPLES = 1 << 10
+"""Samples one point may hold."""
 _LARGEST = 1e12
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]{0,200}")
 _WORD = re.compile(r"\w{0,32}", re.ASCII)
@@ -24,6 +26,9 @@ class Entry:
     p50_us: float
     p90_us: float
     num_samples: int
+    """Runs that the percentiles are over: those that nothing disturbed, where there were enough."""
+    samples_us: tuple[float, ...] = ()
+    """Every timed run in order, disturbed ones too; empty where a table came without."""
 
 
 Points = dict[tuple[int, int], Entry]
@@ -50,18 +55,25 @@ def entries_from_json(rows: object) -> dict[OpSignature, Points]:
     for row in rows:
         signature = signature_from_json(row["signature"])
         for point in row["points"]:
-            if not isinstance(point, list) or len(point) != 5:
-                raise ValueError("a point is [c_in, c_out, p50_us, p90_us, num_samples]")
+            if not isinstance(point, list) or len(point) not in (5, 6):
+                raise ValueError("a point is [c_in, c_out, p50_us, p90_us, num_samples, samples_us]")
             entry = Entry(
                 p50_us=positive(point[2], "p50_us"),
                 p90_us=positive(point[3], "p90_us"),
                 num_samples=whole(point[4], "num_samples"),
+                samples_us=_samples(point[5]) if len(point) == 6 else (),
             )
             add_point(entries, signature, (whole(point[0], "c_in"), whole(point[1], "c_out")), entry)
         num_points += len(row["points"])
         if num_points > MOST_POINTS:
             raise ValueError(f"a latency table holds {MOST_POINTS:,} entries at most")
     return entries
+
+
+def _samples(values: object) -> tuple[float, ...]:
+    if not isinstance(values, list) or len(values) > MOST_SAMPLES:
+        raise ValueError(f"samples of a point are a list of {MOST_SAMPLES:,} numbers at most")
+    return tuple(number(value, "samples_us") for value in values)
 
 
 def add_point(entries: dict[OpSignature, Points], signature: OpSignature, point: tuple[int, int], entry: Entry) -> None:

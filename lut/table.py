@@ -67,6 +67,10 @@ class LatencyTable:
     """Relative scatter of a reference kernel timed throughout the measurement: no smaller difference means anything."""
     drift: float = 0.0
     """How far the reference kernel moved while these entries were measured, at most: relative, between and in chunks."""
+    interpolation: float = 0.0
+    """What interpolation missed where that was looked at last, as a share of the latency there: lines were then added where it
+    missed most, so this is what to expect at worst between measured points.
+    """
     residual: float = 0.0
     """Median relative error of the calibrated table on the whole networks it was calibrated on; 0 where it was not."""
     seconds: float = 0.0
@@ -151,6 +155,7 @@ class LatencyTable:
             residual=fitted.residual,
             noise=other.noise if other.entries else self.noise,
             drift=max(self.drift, other.drift),
+            interpolation=other.interpolation or self.interpolation,
             seconds=self.seconds + other.seconds,
             coarse=self.coarse,
         )
@@ -191,6 +196,9 @@ class LatencyTable:
             "num_signatures": len(self.entries),
             "step": self.step,
             "noise": self.noise,
+            "drift": self.drift,
+            "interpolation": self.interpolation,
+            "calibration_residual": self.residual,
             "seconds": self.seconds,
         }
 
@@ -202,11 +210,14 @@ class LatencyTable:
         rows = [
             {
                 "signature": signature.to_json(),
-                "points": [[*point, e.p50_us, e.p90_us, e.num_samples] for point, e in sorted(points.items())],
+                "points": [
+                    [*point, e.p50_us, e.p90_us, e.num_samples, *([list(e.samples_us)] if e.samples_us else [])]
+                    for point, e in sorted(points.items())
+                ],
             }
             for signature, points in sorted(self.entries.items())
         ]
-        head |= {name: value for name in ("drift", "residual") if (value := getattr(self, name))}
+        head |= {name: value for name in ("drift", "interpolation", "residual") if (value := getattr(self, name))}
         head |= {"coarse": True} if self.coarse else {}
         return head | {"profile": asdict(self.profile), "entries": rows}
 
@@ -227,6 +238,7 @@ class LatencyTable:
                 offset_us=number(data["offset_us"], "offset_us"),
                 noise=number(data["noise"], "noise", least=0.0),
                 drift=number(data.get("drift", 0.0), "drift", least=0.0),
+                interpolation=number(data.get("interpolation", 0.0), "interpolation", least=0.0),
                 residual=number(data.get("residual", 0.0), "residual", least=0.0),
                 seconds=number(data["seconds"], "seconds", least=0.0),
                 coarse=data.get("coarse") is True,

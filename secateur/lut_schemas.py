@@ -61,7 +61,13 @@ class Lut(Wire):
     step: int
     """Stair width read from the table: channels are offered in multiples of it."""
     noise: float
-    """Relative spread (p90 - p50) / p50 of the reference kernel while the table was measured."""
+    """Relative scatter of a reference kernel while the table was measured: no smaller difference means anything."""
+    drift: float = 0.0
+    """How far that kernel moved, at most."""
+    interpolation: float = 0.0
+    """What interpolation between measured points missed where that was looked at, as a share of the latency there."""
+    calibration_residual: float = 0.0
+    """Median error on the whole networks the table was calibrated on; 0 where it was not."""
     seconds: float
     version: int = 1
     """The newest; every change makes another."""

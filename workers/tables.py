@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 from app.store.blobs import Blob, BlobStore
 from app.store.models import PruneJobRow
 from app.store.repositories import Artifacts, Holds, Luts
+from app.store.repositories.luts import FIGURES
 from app.store.sessions import Database
 from lut.profile import DeviceProfile
 from lut.table import LatencyTable
 from workers.files import TABLES, known
 
-FIGURES = ("num_entries", "num_signatures", "step", "noise", "seconds")
 SETTLED = "plan.json"
 
 
@@ -57,7 +57,7 @@ class Proposal:
         row = Luts(session).save(
             device_id=self.device_id, fingerprint=profile.fingerprint, profile=asdict(profile),
             blob_sha256=self.blob.sha256, size_bytes=self.blob.size_bytes, expected=self.expected, job_id=job_id,
-            **{name: self.values[name] for name in FIGURES},
+            **{name: self.values[name] for name in FIGURES if name in self.values},
         )  # fmt: skip
         return {"name": self.file, "lut_id": row.id, "version": row.version}
 

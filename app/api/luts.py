@@ -17,6 +17,7 @@ from app.services import Services, ServicesDep
 from app.sniff import check_table_head, is_json
 from app.store.models import LutRow
 from app.store.repositories import Devices, Jobs, Luts
+from app.store.repositories.luts import FIGURES
 from app.uploads import Upload, received
 from secateur.lut_schemas import DeviceId, Lut, LutComparison, LutVersion
 from secateur.schemas import Batch, ErrorDetail, Page, Threads
@@ -272,7 +273,6 @@ def _store(
 ) -> tuple[LutRow | None, bool]:
     """Store what the worker made of the upload and of `known`, or return what it must be merged with, and False."""
     form, file = upload.form, facts["files"]["table.json"]
-    figures = {name: facts[name] for name in ("num_entries", "num_signatures", "step", "noise", "seconds")}
     with services.database.write() as session:
         if Devices(session).get(form.device, share=True) is None:
             raise _unknown(form.device)
@@ -284,7 +284,7 @@ def _store(
         stored = Luts(session).save(
             device_id=form.device, fingerprint=facts["fingerprint"], profile=facts["profile"],
             blob_sha256=file["sha256"], size_bytes=file["size_bytes"], coarse=facts["coarse"], name=form.name,
-            **figures,
+            **{name: facts[name] for name in FIGURES if name in facts},
         )  # fmt: skip
         who.record(session, stored.id)
         return stored, True

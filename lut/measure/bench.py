@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lut.entry import MOST_SAMPLES
 from lut.measure.arrays import random_pool
 from lut.measure.onnx_ops import MAX_IMAGE_CHANNELS, on_vectors
 from lut.measure.runtime import Run, Runtime
@@ -182,10 +183,11 @@ def moved(medians: Sequence[float], usual_s: float = 0.0) -> float:
 
 
 def _entry(probe: _Probe, timed: Timed, rest_s: float) -> Entry:
-    seconds = (timed.clean_s() - rest_s) / probe.copies
+    clean_us, all_us = ((np.array(s) - rest_s) / probe.copies * 1e6 for s in (timed.clean_s(), timed.seconds))
     # An operator that the clock cannot tell from nothing still has an entry above zero.
-    p50, p90 = np.maximum(np.percentile(seconds, (50, 90)) * 1e6, 1e-3)
-    return Entry(p50_us=float(p50), p90_us=float(p90), num_samples=len(seconds))
+    p50, p90 = np.maximum(np.percentile(clean_us, (50, 90)), 1e-3)
+    samples = tuple(np.round(all_us[:MOST_SAMPLES], 3).tolist())
+    return Entry(p50_us=float(p50), p90_us=float(p90), num_samples=len(clean_us), samples_us=samples)
 
 
 def _padded_weight_bytes(request: GridRequest) -> int:

@@ -40,6 +40,11 @@ class GridPlan:
         columns = product(_ends(self.c_ins), _middles(self.c_outs, self.request.c_outs, MAX_LINES))
         return [*rows, *columns]
 
+    def misses_us(self, values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+        """Return by how many microseconds interpolation between the lines misses each probe; `values` as in `refined`."""
+        surface = Surface({point: values[point] for point in self.points()})
+        return {p: abs(_at(surface, p) - values[p]) for p in self.probes()}
+
     def refined(
         self, values: Mapping[tuple[int, int], float], tolerance: float, negligible_us: float = 0.0
     ) -> "GridPlan":
@@ -48,9 +53,10 @@ class GridPlan:
 
         `values` holds microseconds at all points and probes.
         """
-        surface = Surface({point: values[point] for point in self.points()})
         failed = [
-            p for p in self.probes() if abs(_at(surface, p) - values[p]) > max(tolerance * values[p], negligible_us)
+            p
+            for p, missed_us in self.misses_us(values).items()
+            if missed_us > max(tolerance * values[p], negligible_us)
         ]
         c_ins = {*self.c_ins, *(i for i, o in failed if i not in self.c_ins)}
         c_outs = c_ins if self.request.paired else {*self.c_outs, *(o for i, o in failed if o not in self.c_outs)}

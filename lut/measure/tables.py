@@ -70,16 +70,15 @@ def measure_table(
     step = begun.step if table.entries or begun.entries or begun.step > 1 else measure_step(profile, wanted)
     with _bench(profile, wanted) as bench:
 
-        def made(found: Measured) -> LatencyTable:
-            seconds = time.monotonic() - start
+        def made(found: Measured, interpolation: float = 0.0) -> LatencyTable:
             fresh = LatencyTable(
-                profile=profile, entries=found, step=step, noise=bench.noise, drift=bench.drift, seconds=seconds
-            )
+                profile=profile, entries=found, step=step, noise=bench.noise, drift=bench.drift,
+                interpolation=interpolation, seconds=time.monotonic() - start,
+            )  # fmt: skip
             return begun.merge(fresh)
 
         plans = [whole_plan(one) if full else first_plan(one, step) for one in wanted]
-        found = _adaptive(bench, plans, table.merge(begun), progress, lambda found: keep(made(found)))
-        fresh = made(found)
+        fresh = made(*_adaptive(bench, plans, table.merge(begun), progress, lambda found: keep(made(found))))
     return table.merge(fresh)
 
 
@@ -138,10 +137,13 @@ def _adaptive(
     known: LatencyTable,
     progress: Progress,
     keep: Callable[[Measured], None],
-) -> Measured:
-    """Measure the grids of `plans`, then lines where interpolation fails; the last pass only fills lines."""
+) -> tuple[Measured, float]:
+    """Measure the grids of `plans`, then lines where interpolation fails; the last pass only fills lines.
+
+    Beside the entries the share that interpolation missed when it was looked at last.
+    """
     found: Measured = {}
-    done = 0
+    done, missed = 0, 0.0
     for remaining in reversed(range(PASSES)):
         wanted = {(p.request.signature, c): None for p in plans for c in p.points() + (p.probes() if remaining else [])}
         todo = [(s, c) for s, c in wanted if c not in found.get(s, {}) and c not in known.entries.get(s, {})]
@@ -161,11 +163,22 @@ def _adaptive(
         if remaining:
             values = [_values(plan.request.signature, found, known) for plan in plans]
             small_us = NEGLIGIBLE * _dense_us(plans, values)
+            missed = _missed(plans, values)
             plans = [
                 plan.refined(own, tolerance, small_us / plan.request.count)
                 for plan, own in zip(plans, values, strict=True)
             ]
-    return found
+    return found, missed
+
+
+def _missed(plans: Sequence[GridPlan], values: Sequence[Mapping[Point, float]]) -> float:
+    """Return what interpolation misses at all probes over what they take, operators counted as often as they occur."""
+    missed_us, total_us = 0.0, 0.0
+    for plan, own in zip(plans, values, strict=True):
+        misses = plan.misses_us(own)
+        missed_us += plan.request.count * sum(misses.values())
+        total_us += plan.request.count * sum(own[probe] for probe in misses)
+    return missed_us / total_us if total_us else 0.0
 
 
 def _dense_us(plans: Sequence[GridPlan], values: Sequence[Mapping[Point, float]]) -> float:

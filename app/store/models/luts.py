@@ -24,6 +24,9 @@ class LutRow(Base):
     num_signatures: Mapped[int]
     step: Mapped[int]
     noise: Mapped[float]
+    drift: Mapped[float] = mapped_column(default=0.0)
+    interpolation: Mapped[float] = mapped_column(default=0.0)
+    calibration_residual: Mapped[float] = mapped_column(default=0.0)
     seconds: Mapped[float]
     version: Mapped[int] = mapped_column(default=0)
     """Number of the newest version."""

@@ -12,6 +12,11 @@ from app.store.models import LutFileRow, LutPairRow, LutRow, LutVersionRow
 from app.store.repositories.pages import RowPage, newest_first
 from app.store.repositories.upsert import insert_or_skip, upsert
 
+FIGURES = (
+    "num_entries", "num_signatures", "step", "noise", "drift", "interpolation", "calibration_residual", "seconds",
+)  # fmt: skip
+"""What a row says of its newest version (`lut.table.LatencyTable.figures`); a worker of an older version may know fewer."""
+
 
 class Moved(Exception):
     """The table has a newer version than the one that was read: read it, merge again, store again."""
@@ -35,6 +40,9 @@ class Luts:
         step: int,
         noise: float,
         seconds: float,
+        drift: float = 0.0,
+        interpolation: float = 0.0,
+        calibration_residual: float = 0.0,
         coarse: bool = False,
         size_bytes: int = 0,
         expected: int | None = None,
@@ -51,7 +59,8 @@ class Luts:
             "num_entries": num_entries,
             "num_signatures": num_signatures,
         }
-        values = {"profile": dict(profile), **figures, "step": step, "noise": noise, "seconds": seconds}
+        trust = {"drift": drift, "interpolation": interpolation, "calibration_residual": calibration_residual}
+        values = {"profile": dict(profile), **figures, "step": step, "noise": noise, "seconds": seconds, **trust}
         keys = {"device_id": device_id, "fingerprint": fingerprint}
         first = {"id": new_id("lut"), "imported": job_id is None, "coarse": coarse, **values}
         insert_or_skip(self._session, LutRow, keys=keys, insert=first)

@@ -24,6 +24,13 @@ def test_a_plane_needs_a_handful_of_points_and_no_second_pass() -> None:
     assert plan.refined(measured(points), 0.04) == plan
 
 
+def test_what_interpolation_misses_is_told_at_every_probe() -> None:
+    plan = first_plan(REQUEST, 16)
+    misses = plan.misses_us(measured(plan.points() + plan.probes(), bend=400))
+    assert misses.keys() == set(plan.probes())
+    assert {o > 300 for (_, o), missed_us in misses.items() if missed_us > 1e-9} == {True}
+
+
 def test_a_bend_gets_a_line_where_it_is_and_nowhere_else() -> None:
     plan = first_plan(REQUEST, 16)
     refined = plan.refined(measured(plan.points() + plan.probes(), bend=400), 0.04)

@@ -51,6 +51,7 @@ def test_a_measured_table_covers_every_kind_of_request(table: LatencyTable) -> N
     assert table.grid_us(CONV, COUNTS, COUNTS).min() > 0
     for points in table.entries.values():
         assert all(0 < e.p50_us <= e.p90_us and e.num_samples >= 5 for e in points.values())
+        assert all(len(e.samples_us) >= e.num_samples for e in points.values()), "all samples are kept"
     assert table.seconds > 0
 
 
@@ -61,6 +62,7 @@ def test_a_grid_is_measured_in_fewer_points_than_it_has() -> None:
     measured = measure_table(PROFILE, [request], stepped(), lambda done, total: progress.append((done, total)))
     assert measured.missing([request]) == []
     assert measured.num_entries <= len(counts)
+    assert 0 < measured.interpolation < 1
     assert progress[-1] == (measured.num_entries, measured.num_entries)
     assert [done for done, _ in progress] == sorted(done for done, _ in progress)
 

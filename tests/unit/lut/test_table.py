@@ -157,7 +157,8 @@ def test_candidate_widths_are_few_ascending_and_end_dense(dense: int, step: int,
 @st.composite
 def tables(draw: st.DrawFn) -> LatencyTable:
     micros = st.floats(0.001, 1e6)
-    made = st.builds(Entry, p50_us=micros, p90_us=micros, num_samples=st.integers(1, 1000))
+    samples = st.lists(st.floats(-10, 1e6), max_size=3).map(tuple)
+    made = st.builds(Entry, p50_us=micros, p90_us=micros, num_samples=st.integers(1, 1000), samples_us=samples)
     points = st.dictionaries(st.tuples(st.integers(1, 4096), st.integers(1, 4096)), made, min_size=1, max_size=4)
     entries = draw(st.dictionaries(st.sampled_from([CONV, ADD, replace(CONV, residual=True)]), points))
     return LatencyTable(profile=PROFILE, entries=entries, step=draw(st.integers(1, 64)), scale=draw(micros))
@@ -222,6 +223,9 @@ SIGNATURE = CONV.to_json()
         broken(entries=[{"signature": SIGNATURE, "points": [[1, 2, 0.0, 1.0, 5]]}]),
         broken(entries=[{"signature": SIGNATURE, "points": [[1.5, 2, 1.0, 1.0, 5]]}]),
         broken(entries=[{"signature": SIGNATURE, "points": [[1, -2, 1.0, 1.0, 5]]}]),
+        broken(entries=[{"signature": SIGNATURE, "points": [[1, 2, 1.0, 1.0, 5, 7.0]]}]),
+        broken(entries=[{"signature": SIGNATURE, "points": [[1, 2, 1.0, 1.0, 5, ["x"]]]}]),
+        broken(entries=[{"signature": SIGNATURE, "points": [[1, 2, 1.0, 1.0, 5, [1.0] * 2000]]}]),
         broken(entries=[{"signature": SIGNATURE, "points": 7}]),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_step_is_recorded_with_its_files_figures_and_table_or_not_at_all(store
         "step": 8,
         "noise": 0.1,
     }
-    with pytest.raises(KeyError):
+    with pytest.raises(TypeError):
         journal.finish_step(view, "profile", {"luts": [lut]}, files, 0.5)
     assert journal.artifacts(view) == {} and store.job(view.id).progress == 0.0
     journal.finish_step(view, "profile", {"luts": [{**lut, "seconds": 1.0}], "summary": {"a": 1}}, files, 0.5)

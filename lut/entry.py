@@ -12,7 +12,7 @@ MOST_POINTS = 1 << 20
 """Points a table may hold; the largest we know of has forty thousand."""
 MOST_POINTS_OF_ONE = 1 << 13
 """Points one signature may hold: interpolation looks at all pairs of rows."""
-MOST_SAMPLES = 1 << 10
+MOST_SAMPLES = 1 << 12
 """Samples one point may hold."""
 _LARGEST = 1e12
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]{0,200}")

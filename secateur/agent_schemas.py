@@ -20,7 +20,7 @@ Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 Latency = Annotated[float, Field(strict=True, ge=1e-6, le=1e12, allow_inf_nan=False)]
 Noise = Annotated[float, Field(strict=True, ge=0, le=1e12, allow_inf_nan=False)]
-Samples = Annotated[list[Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]], Field(max_length=1 << 10)]
+Samples = Annotated[list[Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]], Field(max_length=1 << 12)]
 Point = tuple[Count, Count, Latency, Latency, Count] | tuple[Count, Count, Latency, Latency, Count, Samples]
 """c_in, c_out, p50 in us, p90 in us, number of samples, all samples in us."""
 Kind = Literal["step", "table", "networks"]

@@ -225,7 +225,7 @@ SIGNATURE = CONV.to_json()
         broken(entries=[{"signature": SIGNATURE, "points": [[1, -2, 1.0, 1.0, 5]]}]),
         broken(entries=[{"signature": SIGNATURE, "points": [[1, 2, 1.0, 1.0, 5, 7.0]]}]),
         broken(entries=[{"signature": SIGNATURE, "points": [[1, 2, 1.0, 1.0, 5, ["x"]]]}]),
-        broken(entries=[{"signature": SIGNATURE, "points": [[1, 2, 1.0, 1.0, 5, [1.0] * 2000]]}]),
+        broken(entries=[{"signature": SIGNATURE, "points": [[1, 2, 1.0, 1.0, 5, [1.0] * 5000]]}]),
         broken(entries=[{"signature": SIGNATURE, "points": 7}]),
     ],
 )

@@ -1,6 +1,7 @@
 """Pictures of a latency table as PNG files: the stairs, the surfaces, and what was predicted beside what was measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ Plot = Callable[[LatencyTable, Sequence[Pair], Path], None]
 def staircases(table: LatencyTable, pairs: Sequence[Pair], path: Path) -> None:
     """Draw, for each operator, latency in us over c_out at the widest measured c_in, measured points marked."""
     del pairs
-    chosen = _dearest(table)
+    chosen = _dearest(table)[:MOST_PANELS]
     figure, panels = _panels(len(chosen), _title(table, "latency over output channels"))
     for axes, signature in zip(panels, chosen, strict=True):
         points = table.entries[signature]
@@ -53,7 +54,7 @@ def staircases(table: LatencyTable, pairs: Sequence[Pair], path: Path) -> None:
 def heatmaps(table: LatencyTable, pairs: Sequence[Pair], path: Path) -> None:
     """Draw, for each operator measured over both, latency in us over (c_in, c_out), measured points marked."""
     del pairs
-    chosen = [s for s in _dearest(table) if _is_surface(list(table.entries[s]))]
+    chosen = [s for s in _dearest(table) if _is_surface(list(table.entries[s]))][:MOST_PANELS]
     figure, panels = _panels(len(chosen), _title(table, "us over input and output channels"))
     for axes, signature in zip(panels, chosen, strict=True):
         measured = np.array(list(table.entries[signature]), dtype=int)
@@ -89,6 +90,13 @@ PLOTS: Mapping[str, Plot] = {"staircases": staircases, "heatmaps": heatmaps, "ac
 """Every picture, by the name it has at the service."""
 
 
+def part(table: LatencyTable, signatures: Iterable[OpSignature], most: int) -> LatencyTable:
+    """Return the table of the `most` dearest of these operators that have a surface: what a report has room to show."""
+    own = {s: table.entries[s] for s in signatures if _is_surface(list(table.entries.get(s, ())))}
+    dearest = _dearest(replace(table, entries=own))[:most]
+    return replace(table, entries={s: own[s] for s in dearest})
+
+
 def label(signature: OpSignature) -> str:
     """Return a short name of an operator: `conv 3x3/2 56x56 relu +`."""
     kernel = f" {signature.kernel[0]}x{signature.kernel[1]}" if signature.kind in ("conv", "depthwise") else ""
@@ -105,7 +113,7 @@ def _is_surface(points: Sequence[tuple[int, int]]) -> bool:
 
 def _dearest(table: LatencyTable) -> list[OpSignature]:
     cost = {s: max(e.p50_us for e in points.values()) for s, points in table.entries.items() if points}
-    return sorted(cost, key=lambda s: (-cost[s], s))[:MOST_PANELS]
+    return sorted(cost, key=lambda s: (-cost[s], s))
 
 
 def _span(counts: np.ndarray) -> tuple[int, int]:

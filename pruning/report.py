@@ -1,6 +1,7 @@
 """The report of one prune job: JSON of the shape of `pruning.report_schema`, and one self-contained HTML page drawn from it."""
 
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -55,13 +56,15 @@ def infeasible(report: Report) -> str:
     return f"Infeasible: no width on offer brings this network to {budget} ms on this device{least}."
 
 
-def render_html(report: Mapping[str, Any]) -> str:
+def render_html(report: Mapping[str, Any], pictures: Sequence[bytes] = ()) -> str:
     """Return one HTML page with everything inline: styles, charts, no script, nothing fetched.
 
     Args:
         report: what `build_report` returned, possibly read back from JSON.
+        pictures: of the latency table, as PNG.
     """
-    return _template().render(report=Report(**report))
+    inline = [b64encode(picture).decode() for picture in pictures]
+    return _template().render(report=Report(**report), pictures=inline)
 
 
 @cache

@@ -10,5 +10,7 @@ def known(table: str) -> str:
 
 
 KNOWN_TABLES = tuple(known(table) for table in TABLES)
+PICTURES = ("staircases.png", "heatmaps.png")
+"""What the report shows of the table of the job's own device (`lut.plots`)."""
 COMPACT = "model.compact.safetensors"
 """Weights of a network with masks, packed (`pruning.storage`)."""

@@ -1,6 +1,6 @@
 """The prune job, read from top to bottom."""
 
-from workers.files import COMPACT, KNOWN_TABLES, TABLES
+from workers.files import COMPACT, KNOWN_TABLES, PICTURES, TABLES
 from workers.step import Output, Pipeline, Results, Step
 
 JSON = "application/json"
@@ -35,6 +35,7 @@ PRUNE = Pipeline(
             outputs=(
                 Output(name="table.json", public=True, media_type=JSON),
                 *(Output(name=name, public=True, media_type=JSON, optional=True) for name in TABLES[1:]),
+                *(Output(name=name, optional=True) for name in PICTURES),
             ),
             exclusive=True,
         ),
@@ -102,6 +103,7 @@ PRUNE = Pipeline(
             phase="exporting",
             weight=0.1,
             inputs=("plan.json",),
+            optional_inputs=PICTURES,
             outputs=(
                 Output(name="report.json", public=True, media_type=JSON),
                 Output(name="report.html", public=True, media_type="text/html"),

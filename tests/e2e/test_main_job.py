@@ -49,7 +49,8 @@ def test_a_job_ends_with_a_network_that_was_measured_to_keep_its_budget(
     session = onnxruntime.InferenceSession(str(files["model.onnx"]), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 32, 32), np.float32)})
     assert logits.shape == (1, 3)
-    assert "<script" not in files["report.html"].read_text()
+    page = files["report.html"].read_text()
+    assert "<script" not in page and page.count("data:image/png;base64") == 2
 
 
 def test_a_second_job_on_the_device_measures_no_entry_again(client: Client, inputs: tuple[Model, Dataset]) -> None:

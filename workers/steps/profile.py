@@ -4,9 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lut.analytic import DEVICES, analytic_table
+from lut.plots import PLOTS, part
 from lut.table import LatencyTable
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Operator
@@ -14,11 +16,15 @@ from pruning.operators import operators
 from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext, StepProblem
+from workers.files import PICTURES
 from workers.steps.calibrate import calibrate
 from workers.steps.conditions import patterns_on_offer
 from workers.steps.loading import dense_network
 from workers.steps.targets import Target, targets
 from workers.steps.workbench import predicted_ms
+
+MOST_DRAWN = 8
+"""Operators in the report's pictures."""
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -27,7 +33,8 @@ def run(context: StepContext) -> dict[str, Any]:
     dense = dense_network(context)
     groups = coupling_groups(dense)
     costs = operators(dense, groups)
-    tables, luts, num_new = [], [], 0
+    tables: list[LatencyTable] = []
+    luts, num_new = [], 0
     job = context.spec["job"]
     masks = patterns_on_offer(job)
     modules = maskable(dense, costs)
@@ -59,6 +66,8 @@ def run(context: StepContext) -> dict[str, Any]:
                 f"The latency table of {target.device} lacks {len(missing)} of the {len(requests)} operators of this network.",
             )
         table.save(context.path(target.table_file))
+        if not tables:
+            draw(context, part(table, (request.signature for request in requests), MOST_DRAWN))
         tables.append(table)
     context.log(f"The tables hold {sum(table.num_entries for table in tables)} entries, {num_new} of them new.")
     return {
@@ -68,6 +77,13 @@ def run(context: StepContext) -> dict[str, Any]:
         "dense_sum_us": 1e3 * predicted_ms(costs, groups, tables[0]),
         "summary": {"num_entries_measured": num_new},
     }
+
+
+def draw(context: StepContext, table: LatencyTable) -> None:
+    """Leave the pictures of the report; none of a table without a surface."""
+    if table.entries:
+        for name in PICTURES:
+            PLOTS[Path(name).stem](table, (), context.path(name))
 
 
 def described(target: Target, table: LatencyTable) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from lut.analytic import RUNTIME
 from pruning.report import build_report, render_html
 from secateur import __version__
 from workers.context import StepContext
+from workers.files import PICTURES
 from workers.steps.planned import MAIN, plan_content
 
 LIBRARIES = ("torch", "onnxruntime", "ortools")
@@ -31,7 +32,9 @@ def run(context: StepContext) -> dict[str, Any]:
     plan = plan_content(context)
     report = build_report(**fields(context.spec, plan))
     context.path("report.json").write_text(json.dumps(report, allow_nan=False, indent=1))
-    context.path("report.html").write_text(render_html(report))
+    pictures = [context.path(name) for name in PICTURES]
+    shown = [path.read_bytes() for path in pictures if path.exists()]
+    context.path("report.html").write_text(render_html(report, shown))
     return {"summary": {"verdict": report["verdict"]}}
 
 

@@ -1,5 +1,6 @@
 """Pictures of tables: PNG files for whatever a table holds, without a display and without mathematics in labels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 
 from lut.entry import Entry
 from lut.formats import CsvProfile, from_csv
-from lut.plots import PLOTS, label
+from lut.plots import PLOTS, label, part
 from lut.profile import DeviceProfile
 from lut.signature import OpSignature
 from lut.table import LatencyTable
@@ -52,3 +53,14 @@ def test_a_picture_of_equal_things_is_equal(tmp_path: Path) -> None:
 def test_a_label_says_what_an_operator_is() -> None:
     assert label(CONV) == "conv 3x3/2 8x8 relu"
     assert label(ADD) == "add 8x8"
+
+
+def test_a_report_shows_the_dearest_of_its_own_operators_that_have_a_surface() -> None:
+    table = measured()
+    cheap = replace(CONV, activation="")
+    both = replace(
+        table, entries={**table.entries, cheap: {p: replace(e, p50_us=1.0) for p, e in table.entries[CONV].items()}}
+    )
+    assert list(part(both, [cheap, CONV, ADD], 8).entries) == [CONV, cheap], "a sum has no surface"
+    assert list(part(both, [cheap, CONV, ADD], 1).entries) == [CONV]
+    assert list(part(both, [cheap, replace(CONV, height=9)], 8).entries) == [cheap]

@@ -134,6 +134,12 @@ def test_the_report_is_strict_json_and_reads_back() -> None:
     assert again["schema_version"] == 1
 
 
+def test_pictures_are_inline() -> None:
+    page = Page(render_html(build_report(**FULL), [b"one", b"two"]))
+    shown = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert shown == ["data:image/png;base64,b25l", "data:image/png;base64,dHdv"]
+
+
 def test_unknown_fields_are_refused() -> None:
     with pytest.raises(ValueError, match="speedup"):
         build_report(**FULL, speedup=2)

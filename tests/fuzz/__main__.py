@@ -23,9 +23,7 @@ def main() -> int:
     rounds: list[Round] = []
     for database in databases:
         with running(database) as service:
-            rounds += attack(
-                service, num_cases=options.cases // len(databases), seed=options.seed, quick=options.quick
-            )
+            rounds += attack(service, num_cases=options.cases // len(databases), seed=options.seed, quick=options.quick)
     faults = [fault for one in rounds for fault in one.faults]
     num_cases = sum(one.num_cases for one in rounds)
     print(f"{num_cases} cases in {len(rounds)} rounds, {len(faults)} faults", *faults, sep="\n  ")

@@ -51,7 +51,9 @@ def _make_sound(path: str, media_type: str, body: dict[str, Any]) -> None:
         body.clear()
         body.update(fields[path])
     elif path.startswith("/v1/prune-jobs"):
-        body.update(_IDS, classes=["cat"], device="local", after=[], also=[], budget_ms=1.0, budgets=[], solver="secateur")
+        body.update(
+            _IDS, classes=["cat"], device="local", after=[], also=[], budget_ms=1.0, budgets=[], solver="secateur"
+        )
         body["name"] = _random.choice(("good", "bad"))
         body.pop("budget_ratio", None)
     elif path == "/v1/lut-builds":

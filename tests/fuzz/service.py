@@ -57,7 +57,9 @@ class Running:
 
     def fill(self) -> dict[str, str]:
         """Make things that requests are to be about; their ids by the name of the field."""
-        model = self.ask("POST", "/v1/models", data={"name": "kept", "arch": "cifar/resnet20"}, files={"file": weights()})
+        model = self.ask(
+            "POST", "/v1/models", data={"name": "kept", "arch": "cifar/resnet20"}, files={"file": weights()}
+        )
         form = {"name": "kept", "image_size": "32", "mean": "[0.5,0.5,0.5]", "std": "[0.2,0.2,0.2]"}
         dataset = self.ask("POST", "/v1/datasets", data=form, files={"file": images()})
         ids = {"model_id": model["id"], "dataset_id": dataset["id"]}
@@ -87,12 +89,18 @@ class Running:
 def running(database: str, *, worker: bool = True) -> Iterator[Running]:
     """The service on `sqlite` or `postgres`, stopped and removed afterwards."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-fuzz-", ignore_cleanup_errors=True)))
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-fuzz-", ignore_cleanup_errors=True))
+        )
         folder.chmod(0o755)  # as root, Postgres runs as another user
         url = stack.enter_context(_postgres(folder)) if database == "postgres" else ""
         values = {**SETTINGS, "HOME": str(folder / "home"), "LOCK_FOLDER": str(folder / "locks"), "DATABASE_URL": url}
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
-        environment = {**os.environ, **{f"SECATEUR_{name}": value for name, value in values.items()}, "PYTHONPATH": path}
+        environment = {
+            **os.environ,
+            **{f"SECATEUR_{name}": value for name, value in values.items()},
+            "PYTHONPATH": path,
+        }
         api = stack.enter_context(_process("app", environment, folder))
         address = _address(api)
         admin = re.findall(r"sct_[\w-]+", (folder / "app.log").read_text())

@@ -58,7 +58,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "malformed_request": Kind(
         status=400,
         title="The request cannot be read",
-        meaning="The body is not JSON, or the multipart body is cut off.",
+        meaning="The body is not JSON, the multipart body is cut off, or the address holds a NUL.",
     ),
     "host_refused": Kind(
         status=403,

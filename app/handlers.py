@@ -133,7 +133,8 @@ def pointer(location: tuple[str | int, ...], body: Any) -> str:
             body = body[part]
         else:
             break
-    return "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in found)
+    text = "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in found)
+    return text.encode(errors="replace").decode()  # names of fields may hold what no answer can: halves of a character
 
 
 def _sentence(fault: Any) -> str:

@@ -33,6 +33,7 @@ from app.api import (
 )
 from app.api import metrics as metrics_route
 from app.auth.middleware import TrailMiddleware
+from app.links import add_links
 from app.metrics import Metrics
 from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
 from app.request_metrics import MetricsMiddleware
@@ -165,7 +166,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 
 def _document(app: FastAPI) -> None:
-    """Put the bodies that routes answer with by hand into the OpenAPI schema, and take FastAPI's own 422 out."""
+    """Put the bodies that routes answer with by hand into the OpenAPI schema, and links; take FastAPI's own 422 out."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -178,6 +179,7 @@ def _document(app: FastAPI) -> None:
                 schemas[described["title"].replace("[", "_").replace("]", "_")] = described
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
+            add_links(schema)
         assert app.openapi_schema is not None
         return app.openapi_schema
 

@@ -93,13 +93,15 @@ class GuardMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            problem = self._fault(Headers(scope=scope), scope["method"])
+            problem = self._fault(scope, Headers(scope=scope), scope["method"])
             if problem:
                 await problem_response(problem)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _fault(self, headers: Headers, method: str) -> ApiProblem | None:
+    def _fault(self, scope: Scope, headers: Headers, method: str) -> ApiProblem | None:
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            return ApiProblem("malformed_request", "The address holds a NUL, which names nothing here.")
         host = headers.get("host", "")
         if not self._knows(host):
             return ApiProblem("host_refused", f"This service does not answer for the host {host!r}.")

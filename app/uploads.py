@@ -119,7 +119,7 @@ async def _named(
     services: Services, who: Access, form: F, upload_id: object, purpose: Purpose
 ) -> AsyncIterator[Upload[F]]:
     """The file of a complete upload; the upload goes when the file was taken, and when it was refused for what it is."""
-    if not isinstance(upload_id, str):
+    if not isinstance(upload_id, str) or not upload_id.isascii() or "\0" in upload_id:
         raise field_fault(_NAME, "Name a complete upload, or send the part `file`.")
     taken = pieces.taken(services, who.sees, upload_id)
     try:

@@ -1,6 +1,6 @@
 """The wire of projects, API keys and the audit trail; what they share with the rest is in `secateur.schemas`."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -19,6 +19,8 @@ class Scope(StrEnum):
     ADMIN = "admin"  # all of that in every project; projects, keys and the audit trail
 
 
+LAST = datetime(9999, 1, 1, tzinfo=UTC)
+"""Later moments overflow once they are told in UTC."""
 Most = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -65,7 +67,7 @@ class ApiKeyCreate(Wire):
 
     name: Name
     scopes: list[Scope] = Field(default=[Scope.READ, Scope.SUBMIT], min_length=1, max_length=len(Scope))
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, Field(lt=LAST)] | None = None
     """Null: it ends when it is revoked, or with the key that made it, where that was not an administrator's."""
     project_id: Name | None = None
     """Null: the project of the key that makes it."""

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from secateur.lut_schemas import DeviceId
 from secateur.schemas import Batch, RuntimeName, Threads, Wire
+from secateur.wire import NO_NUL
 
 LEASE_WAIT_S = 25.0
 """Longest an agent may ask the service to wait for work before it answers that there is none."""
@@ -141,7 +142,7 @@ class MeasurementResult(Wire):
     step: Annotated[int, Field(strict=True, ge=1, le=4096)] | None = None
     table: MeasuredTable | None = None
     networks: list[MeasuredNetwork] | None = Field(default=None, min_length=1, max_length=64)
-    error: str | None = Field(default=None, min_length=1, max_length=2000)
+    error: str | None = Field(default=None, min_length=1, max_length=2000, pattern=NO_NUL)
 
     @model_validator(mode="after")
     def _one_answer(self) -> Self:

@@ -15,9 +15,10 @@ from secateur.schemas import (
     RuntimeName,
     TableUse,
     Threads,
+    Title,
     Wire,
 )
-from secateur.wire import Scheduled
+from secateur.wire import NO_NUL, Scheduled
 
 DeviceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
@@ -26,10 +27,10 @@ class DeviceCreate(Wire):
     """A device no worker serves, for tables that come from elsewhere."""
 
     id: DeviceId
-    name: str = Field(default="", max_length=200)
-    hardware: str = Field(default="", max_length=200)
-    runtime: str = Field(default="imported", max_length=64)
-    runtime_version: str = Field(default="", max_length=64)
+    name: Title = ""
+    hardware: Title = ""
+    runtime: str = Field(default="imported", max_length=64, pattern=NO_NUL)
+    runtime_version: str = Field(default="", max_length=64, pattern=NO_NUL)
 
 
 class Device(Wire):
@@ -120,7 +121,7 @@ class LutComparison(Wire):
 class LutBuildCreate(Scheduled):
     """Measure every entry a model needs, without pruning anything."""
 
-    name: str = Field(default="", max_length=200)
+    name: Title = ""
     model_id: Name
     device: Name = "local"
     runtime: RuntimeName | None = None

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from secateur.wire import NO_NUL, Scheduled
 from secateur.wire import Name as Name
-from secateur.wire import Scheduled
+from secateur.wire import Title as Title
 from secateur.wire import Wire as Wire
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ RuntimeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
 Threads = Annotated[int, Field(ge=1, le=256)]
 Batch = Annotated[int, Field(ge=1, le=1024)]
 BudgetMs = Annotated[float, Field(gt=0, lt=1e7)]
+ClassName = Annotated[str, Field(pattern=NO_NUL)]
 BudgetRatio = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -155,10 +157,10 @@ class Budgeted(Wire):
 class PruneJobCreate(Budgeted, Scheduled):
     """A prune job: these classes, this device, this budget."""
 
-    name: str = Field(default="", max_length=200)
+    name: Title = ""
     model_id: Name
     dataset_id: Name
-    classes: list[str | int] = Field(min_length=1, max_length=10_000)
+    classes: list[ClassName | int] = Field(min_length=1, max_length=10_000)
     """Folder names, or indices into the dataset's sorted folder names."""
     also: list[Budgeted] = Field(default=[], max_length=4)
     """More devices, threads or batches, each with a budget that the same network must keep; `analytic/crisp` and the like are

@@ -4,7 +4,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+NO_NUL = r"^[^\x00]*$"
+"""Postgres keeps no text with a NUL in it."""
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
+Title = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
+"""A name that may be left empty."""
 
 CLOSING = "closing"
 """Kind of the server-sent event that ends a stream before its job has ended: the process stops, come back elsewhere."""

@@ -20,7 +20,7 @@ from app.store.repositories import Devices, Jobs, Luts
 from app.store.repositories.luts import FIGURES
 from app.uploads import Upload, received
 from secateur.lut_schemas import DeviceId, Lut, LutComparison, LutVersion
-from secateur.schemas import Batch, ErrorDetail, Page, Threads
+from secateur.schemas import Batch, ErrorDetail, Page, Threads, Title
 
 router = APIRouter(prefix="/v1/luts", tags=["latency tables"])
 
@@ -37,7 +37,7 @@ class LutForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     device: DeviceId
-    name: Annotated[str, Field(max_length=200)] = ""
+    name: Title = ""
     hardware: Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
     runtime: Text = "imported"
     runtime_version: Text = ""

@@ -18,7 +18,10 @@ from secateur.schemas import Artifact, Page
 router = APIRouter(prefix="/v1/prune-jobs", tags=["prune jobs"])
 
 _FILE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {"application/octet-stream": {}}},
+    200: {
+        "description": "The file.",
+        "content": {"application/octet-stream": {}, "application/json": {}, "text/html": {}},
+    },
     206: {"description": "The part of the file that Range asked for."},
     304: {"description": "The file is the one of If-None-Match."},
     307: {"description": "The file is at Location, for a few minutes (SECATEUR_STORE_PRESIGN)."},

@@ -70,3 +70,19 @@ def test_routes_are_one_file_a_resource(settings: Settings) -> None:
     files = {path.stem.replace("_", "-") for path in (Path(APP) / "api").glob("*.py")}
     assert len(prefixes) > 10
     assert prefixes - {"measurements"} <= files  # those are what agents ask for
+
+
+def test_links_lead_from_what_is_made_to_every_route_under_its_id(settings: Settings) -> None:
+    paths = create_app(settings).openapi()["paths"]
+    linked = {name for path in paths.values() for name in str(path.get("post", {})).split("'operationId': '")[1:]}
+    assert len(linked) > 30
+    for path, operations in paths.items():
+        source = path.partition("/{")[0]
+        if path == source or "post" not in paths.get(source, {}) or source == "/v1/agents":
+            continue
+        for operation in operations.values():
+            made = paths[source]["post"]["responses"]
+            links = {**made.get("201", {}).get("links", {}), **made.get("202", {}).get("links", {})}
+            link = links[operation["operationId"]]
+            (name,) = link["parameters"]
+            assert f"/{{{name}}}" in path and link["parameters"][name] == "$response.body#/id"

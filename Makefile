@@ -10,7 +10,7 @@ PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --u
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint lock clean
+.PHONY: help install demo test lint audit sbom lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,9 +37,15 @@ lint: $(READY) ## ruff, mypy --strict, import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit: $(READY) ## look the locked packages up among known vulnerabilities
+	$(BIN)/python deploy/audit.py $(ARGS)
+
+sbom: $(READY) ## write sbom.json: every locked package with its hashes, CycloneDX
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --validate --output-file sbom.json
+
 lock: $(READY) ## pin every dependency again, with hashes
 	$(PIP_COMPILE) --extra server --extra worker --extra tracing --output-file requirements.lock pyproject.toml
 	$(PIP_COMPILE) --extra server --extra worker --extra dev --output-file requirements-dev.lock pyproject.toml
 
 clean: ## remove what runs left here (the virtual environment stays)
-	rm -rf demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf demo-out sbom.json build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --u
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint audit sbom lock clean
+.PHONY: help install demo test hosts lint audit sbom lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ demo: $(READY) ## run the main job over HTTP; DATA= ARCH= WEIGHTS= CLASSES= BUDG
 # A process per core, one thread each: threads of several processes would wait for each other.
 test: $(READY) lint ## lint, type-check and run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+hosts: $(READY) ## two hosts and a network that fails between them, in namespaces; as root, 6 minutes
+	$(BIN)/python -m tests.hosts $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, import directions
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from dbos import DBOSPortableJSONSerializer as PortableJsonSerializer
 from sqlalchemy.orm import Session
 
 from app.store.base import new_id
-from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S
+from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S, postgres_url
 
 INSPECT_QUEUE = "inspect"
 AGENTS_QUEUE = "agents"
@@ -33,7 +33,7 @@ def device_queue(device_id: str) -> str:
 
 def migrate_queue(url: str) -> None:
     """Create or update the engine's own tables; safe when several processes do so at once."""
-    DBOS.migrate(url)
+    DBOS.migrate(postgres_url(url))
 
 
 class Queue:
@@ -42,7 +42,7 @@ class Queue:
     def __init__(self, url: str, *, version: str) -> None:
         """Connect lazily to the (migrated) database at `url`; `version` is the one that workers must have."""
         self._client = DBOSClient(
-            system_database_url=url,
+            system_database_url=postgres_url(url),
             serializer=PortableJsonSerializer(),
             lazy=True,
             sys_db_idle_transaction_timeout_sec=IDLE_TRANSACTION_TIMEOUT_S,

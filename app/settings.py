@@ -185,6 +185,13 @@ class Settings(BaseSettings):
     worker_timeout_s: float = Field(
         default=6.0, gt=0, description="Silence after which a worker is declared dead and its job goes to another."
     )
+    worker_cut_off_s: float = Field(
+        default=45.0,
+        gt=0,
+        le=50,
+        description="How long a worker that cannot reach the database keeps its job and its device before it ends, to be "
+        "started again; longer than the database takes to restart.",
+    )
     stall_timeout_s: float = Field(
         default=900.0, gt=0, description="Silence of a job's own process after which it is stopped and tried again."
     )

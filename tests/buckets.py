@@ -1,4 +1,4 @@
-"""A bucket for the tests: moto's S3 server on the loopback, in a thread."""
+"""A bucket for the tests: moto's S3 server in a thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ KEYS = {"aws_access_key_id": "AKTEST", "aws_secret_access_key": "secret"}
 
 
 @contextmanager
-def s3_server() -> Iterator[str]:
+def s3_server(address: str = "127.0.0.1") -> Iterator[str]:
     """The endpoint of a server with the bucket `files`."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()

@@ -14,7 +14,7 @@ import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from dbos import error as dbos_error
 
-from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S
+from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S, postgres_url
 from workers.fence import Fenced, JobCancelled
 from workers.heartbeat import Running
 from workers.inspect import inspect
@@ -62,7 +62,7 @@ class Engine:
         self._jobs: dict[str, JobView] = {}
         config: DBOSConfig = {
             "name": APPLICATION,
-            "system_database_url": url,
+            "system_database_url": postgres_url(url),
             "application_version": version,
             "executor_id": worker_id,
             "serializer": DBOSPortableJSONSerializer(),

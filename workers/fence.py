@@ -13,6 +13,7 @@ from secateur.schemas import JobStatus
 from workers.view import JobView
 
 DATABASE_PATIENCE_S = 60.0
+"""Longer than `worker_cut_off_s` may be: a worker that is cut off ends, which its job survives, before a write gives up."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,6 +32,13 @@ class TimedOut(Exception):
     """The job has run for longer than its submitter allowed."""
 
 
+def is_away(error: DBAPIError) -> bool:
+    """Whether the database cannot be reached, for now."""
+    # Before SQLAlchemy 2 or over a new connection a dead server shows as a plain OperationalError.
+    lost = error.connection_invalidated or type(error).__name__ == "OperationalError"
+    return bool(lost and not is_full(error))
+
+
 def patient(write: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Repeat a transaction while the database or the bucket is away: a restart of either is no reason to lose a step."""
 
@@ -40,11 +48,7 @@ def patient(write: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P]
             try:
                 return write(journal, *args, **kwargs)
             except (DBAPIError, StoreUnavailable) as error:
-                # Before SQLAlchemy 2 or over a new connection a dead server shows as a plain OperationalError.
-                lost = not isinstance(error, DBAPIError) or (
-                    (error.connection_invalidated or type(error).__name__ == "OperationalError") and not is_full(error)
-                )
-                if not lost or time.monotonic() > deadline:
+                if (isinstance(error, DBAPIError) and not is_away(error)) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
 

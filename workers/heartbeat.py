@@ -23,6 +23,7 @@ from app.store.models import PruneJobRow
 from app.store.repositories import Events, Jobs, Workers
 from app.store.sessions import Database
 from secateur.schemas import JobStatus
+from workers.fence import is_away
 
 log = structlog.get_logger(__name__)
 
@@ -171,8 +172,10 @@ class Heartbeat(threading.Thread):
         *,
         every_s: float,
         timeout_s: float,
-        on_lost: Callable[[], None],
+        cut_off_s: float,
+        on_lost: Callable[[str], None],
     ) -> None:
+        """`on_lost` is told why this worker may go on no longer: it was declared dead, or heard nothing for `cut_off_s`."""
         super().__init__(name="heartbeat", daemon=True)
         self._database = _impatient(url, timeout_s / 3)
         self._reaper = reaper
@@ -180,6 +183,7 @@ class Heartbeat(threading.Thread):
         self._worker_id = worker_id
         self._every_s = every_s
         self._timeout_s = timeout_s
+        self._cut_off_s = cut_off_s
         self._on_lost = on_lost
         self._leaving = threading.Event()
         self._steady_since = time.monotonic()
@@ -193,6 +197,9 @@ class Heartbeat(threading.Thread):
                 self._beat()
             except DBAPIError as error:
                 log.warning("heartbeat failed", action="heartbeat", error=str(error.orig))
+                if is_away(error) and time.monotonic() - self._beat_at > self._cut_off_s:
+                    # Its job is elsewhere by now, or nowhere while the database is away; the device is wanted here.
+                    self._on_lost(f"cut off from the database for {self._cut_off_s:g} s")
                 with contextlib.suppress(DBAPIError):
                     self._end_frozen()
         self._database.close()
@@ -215,7 +222,7 @@ class Heartbeat(threading.Thread):
         with self._database.write() as session:
             lives = Workers(session).heartbeat(self._worker_id)
         if not lives:
-            self._on_lost()
+            self._on_lost("declared dead by another worker")
             return
         self._reaper.release()
         now = time.monotonic()

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,10 +19,12 @@ from app.store.repositories import Artifacts, Events, Holds, Jobs, Measurements,
 from app.store.sessions import Database
 from lut.profile import DeviceProfile
 from secateur.schemas import JobStatus
-from workers.fence import TimedOut, fence, patient
+from workers.fence import Fenced, TimedOut, fence, patient
 from workers.step import Output
 from workers.tables import Proposal, joined, propose, tell_table
 from workers.view import JobView, make_view, preflight_row
+
+log = structlog.get_logger(__name__)
 
 RESULT = "result/"
 CHECKPOINT = "checkpoint/"
@@ -242,7 +245,11 @@ class Journal:
         with self.database.write() as session:
             # The row stays locked until the commit, so the job cannot be taken away between check and write.
             row = session.get(PruneJobRow, job.id, with_for_update=True, populate_existing=True)
-            fence(row, job, self.worker_id)
+            try:
+                fence(row, job, self.worker_id)
+            except Fenced:
+                log.warning("write refused", action="fenced", job_id=job.id, worker_id=self.worker_id)
+                raise
             assert row is not None
             yield session, row
 

@@ -32,7 +32,7 @@ from workers.step import Pipeline
 log = structlog.get_logger(__name__)
 
 EXIT_LOST = 75
-"""Exit code of a worker that was declared dead while it lived: start it again."""
+"""Exit code of a worker that was declared dead while it lived, or is cut off from the database: start it again."""
 LIMITS = ("max_zip_entries", "max_zip_bytes", "max_zip_ratio", "max_image_pixels")
 
 
@@ -97,6 +97,7 @@ class _Worker:
         heartbeat = Heartbeat(
             self._settings.url, reaper, self._end_process, self.id, on_lost=self._lost,
             every_s=self._settings.worker_heartbeat_s, timeout_s=self._settings.worker_timeout_s,
+            cut_off_s=self._settings.worker_cut_off_s,
         )  # fmt: skip
         await engine.launch()
         heartbeat.start()
@@ -155,7 +156,7 @@ class _Worker:
         if host == socket.gethostname() and slot != self._slot:
             self.slots.end_holder(int(number), worker_id, only_stopped=only_stopped)
 
-    def _lost(self) -> NoReturn:
+    def _lost(self, reason: str) -> NoReturn:
         """Stop at once: the work is in other hands by now. The children die with this process."""
-        log.critical("declared dead by another worker", action="worker_lost", worker_id=self.id)
+        log.critical(reason, action="worker_lost", worker_id=self.id)
         os._exit(EXIT_LOST)

@@ -27,6 +27,13 @@ _PART_BYTES = 16 * CHUNK_BYTES
 _PARTS_AT_ONCE = 4
 _LISTED_AT_ONCE = 1000
 _RETRIES: "RetryConfig" = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
+_TIMEOUTS: "ClientConfig" = {
+    "connect_timeout": timedelta(seconds=5),
+    # Silence that means a dead link; a part that is sent must be answered within it.
+    "read_timeout": timedelta(seconds=30),
+    # Of a whole request, body included: the default of 30 s broke every download that took longer.
+    "timeout": timedelta(hours=6),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,7 @@ class Bucket:
             named["access_key_id"] = self.access_key_id
         if self.secret_access_key:
             named["secret_access_key"] = self.secret_access_key
-        client: ClientConfig = {"allow_http": self.allow_http}
+        client: ClientConfig = {"allow_http": self.allow_http, **_TIMEOUTS}
         return S3Store(
             self.name, prefix=self.prefix or None, config=named, client_options=client, retry_config=_RETRIES
         )

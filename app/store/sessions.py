@@ -12,6 +12,44 @@ from sqlalchemy.orm import Session
 BUSY_TIMEOUT_MS = 30_000
 IDLE_TRANSACTION_TIMEOUT_S = 5.0
 """Postgres ends a session that is silent for this long within a transaction: a frozen process must lock out nobody."""
+LINK_TIMEOUT_S = 10
+"""Silence of the network after which either end gives a connection to Postgres up, and how long a new one may take.
+
+Without it a host that drops out of the network leaves both ends waiting: TCP sends again for a quarter of an hour, and a
+reader that has nothing to send never learns of it. Longer than a switch takes to find another way, shorter than people wait.
+"""
+
+
+def postgres_url(url: str) -> str:
+    """Return `url` with what libpq needs to notice a dead link, for every engine that connects; SQLite's as it is.
+
+    What the URL itself says of the client stays; of `options`, ours come last and count.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "postgresql":
+        return url
+    server = {
+        "idle_in_transaction_session_timeout": int(IDLE_TRANSACTION_TIMEOUT_S * 1000),
+        # The same for the server's end: sessions of a host that is gone would hold their places for two hours.
+        "tcp_keepalives_idle": LINK_TIMEOUT_S // 2,
+        "tcp_keepalives_interval": 1,
+        "tcp_keepalives_count": LINK_TIMEOUT_S // 2,
+        "tcp_user_timeout": LINK_TIMEOUT_S * 1000,
+    }
+    client = {
+        "connect_timeout": LINK_TIMEOUT_S,
+        "keepalives_idle": LINK_TIMEOUT_S // 2,
+        "keepalives_interval": 1,
+        "keepalives_count": LINK_TIMEOUT_S // 2,
+        "tcp_user_timeout": LINK_TIMEOUT_S * 1000,
+    }
+    parsed = parsed.set(query={name: str(value) for name, value in client.items()} | dict(parsed.query))
+    given = parsed.query.get("options", "")
+    options = [
+        *([given] if isinstance(given, str) else given),
+        *(f"-c {name}={value}" for name, value in server.items()),
+    ]
+    return parsed.update_query_dict({"options": " ".join(options).strip()}).render_as_string(hide_password=False)
 
 
 def make_engine(url: str, *, foreign_keys: bool = True, pool_size: int = 5) -> Engine:
@@ -21,10 +59,7 @@ def make_engine(url: str, *, foreign_keys: bool = True, pool_size: int = 5) -> E
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        timeout = f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_TIMEOUT_S * 1000:.0f}"
-        return create_engine(
-            parsed, pool_size=pool_size, max_overflow=10, pool_pre_ping=True, connect_args={"options": timeout}
-        )
+        return create_engine(postgres_url(url), pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         raise ValueError(f"{parsed.render_as_string()} is neither a SQLite file nor a Postgres database")
     engine = create_engine(parsed, pool_size=pool_size, max_overflow=10)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,19 @@ PATIENCE_S = 60.0
 class Service:
     """An API on a port of its own and one worker; `close` ends everything."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1", **settings: object) -> None:
         self._folder = folder
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((address, 0))
             self._port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"http://{address}:{self._port}"
         values = {
-            "home": folder / "home", "lock_folder": folder / "locks", "port": self._port, "auth": "keys",
+            "home": folder / "home", "host": address, "lock_folder": folder / "locks", "port": self._port, "auth": "keys",
             "agent_lease_s": 2.0, "events_poll_s": 0.05, "log_level": "WARNING",
+            **settings,
         }  # fmt: skip
-        settings = {f"SECATEUR_{name.upper()}": str(value) for name, value in values.items()}
-        self._env = {**os.environ, **settings, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        named = {f"SECATEUR_{name.upper()}": str(value) for name, value in values.items()}
+        self._env = {**os.environ, **named, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self._running: list[subprocess.Popen[bytes]] = []
         self._agents: list[subprocess.Popen[bytes]] = []
         self.key = subprocess.run(
@@ -66,10 +67,12 @@ class Service:
         self.api.kill()
         self.api.wait()
 
-    def start_agent(self, *options: str, key: str = "", log: str = "agent.log") -> "subprocess.Popen[bytes]":
-        """Start an agent as its user does."""
+    def start_agent(
+        self, *options: str, key: str = "", log: str = "agent.log", host: Sequence[str] = ()
+    ) -> "subprocess.Popen[bytes]":
+        """Start an agent as its user does; `host` is the beginning of a command that becomes the agent, somewhere else."""
         command = [
-            sys.executable, "-m", "secateur", "agent", "--server", self.url, "--device", DEVICE, "--key", key or self.agent_key,
+            *host, sys.executable, "-m", "secateur", "agent", "--server", self.url, "--device", DEVICE, "--key", key or self.agent_key,
             "--runtime", "onnxruntime", *options,
         ]  # fmt: skip
         env = {name: value for name, value in self._env.items() if not name.startswith("SECATEUR_")}

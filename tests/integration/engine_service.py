@@ -15,7 +15,7 @@ from app.migrate import migrate
 from app.queue import Queue
 from app.scheduling import schedule
 from app.settings import Settings
-from app.store.blobs import LocalBlobs
+from app.store.blobs_open import open_blobs
 from app.store.models import JobEventRow, PruneJobRow
 from app.store.repositories import Artifacts, Datasets, Events, Jobs, Models, Workers
 from app.store.sessions import Database
@@ -72,7 +72,7 @@ class Service:
         self._environment = {f"SECATEUR_{name.upper()}": str(value) for name, value in values.items()}
         migrate(self.settings)
         self.database = Database(self.settings.url)
-        self.blobs = LocalBlobs(self.settings.blobs_folder)
+        self.blobs = open_blobs(self.settings)
         self.queue = Queue(self.settings.url, version=self.settings.queue_version)
         self.ledger_path = folder / "ledger"
         self._workers: list[subprocess.Popen[bytes]] = []
@@ -88,15 +88,25 @@ class Service:
         self.queue.close()
         self.database.close()
 
-    def start_worker(self, slot: int = 0, locks: str = "locks", log: Path | None = None) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self,
+        slot: int = 0,
+        locks: str = "locks",
+        log: Path | None = None,
+        host: Sequence[str] = (),
+        options: Sequence[str] = (),
+        **settings: object,
+    ) -> subprocess.Popen[bytes]:
         """Start a worker process that runs the toy job and perhaps writes what it logs to a file.
 
-        Workers with other `locks` are as if on another machine.
+        Workers with other `locks` are as if on another machine. `host` is the beginning of a command that becomes the
+        worker, somewhere else; `settings` are the worker's alone.
         """
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
         environment = {**os.environ, **self._environment, "PYTHONPATH": path, "A_SECRET": "x"}
         environment["SECATEUR_LOCK_FOLDER"] = str(self._folder / locks)
-        command = [sys.executable, "-m", "toy_steps", str(slot)]
+        environment |= {f"SECATEUR_{name.upper()}": str(value) for name, value in settings.items()}
+        command = [*host, sys.executable, "-m", "toy_steps", str(slot), *options]
         with contextlib.ExitStack() as files:
             stderr = files.enter_context(log.open("ab")) if log else None
             worker = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=stderr)
@@ -161,6 +171,11 @@ class Service:
 
         eventually(stored, "the last checkpoint")
         return int(line[-1])
+
+    def go(self) -> None:
+        """Let jobs with the act `gate` go on."""
+        with self.ledger_path.open("a") as file:
+            file.write("go\n")
 
     def cancel(self, job_id: str) -> None:
         """Cancel as the API does."""

@@ -14,4 +14,4 @@ def write(spec: dict[str, Any], *words: object) -> None:
 
 def has(spec: dict[str, Any], word: str) -> bool:
     """Whether any process has written a line that begins with `word`."""
-    return any(line.startswith(word + " ") for line in Path(spec["toy"]["ledger"]).read_text().splitlines())
+    return any(line.split()[0] == word for line in Path(spec["toy"]["ledger"]).read_text().splitlines())

@@ -1,11 +1,11 @@
 """Transactions of processes that stop in the middle."""
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from app.store import sessions
-from app.store.sessions import Database
+from app.store.sessions import Database, postgres_url
 
 
 @pytest.mark.postgres
@@ -27,3 +27,25 @@ def test_a_transaction_of_a_frozen_process_keeps_its_locks_for_a_moment_only(
         assert session.execute(text("SELECT value FROM a")).scalar() == 1
     frozen.close()
     other.close()
+
+
+@pytest.mark.postgres
+def test_both_ends_of_every_connection_notice_a_dead_link(postgres_server: str) -> None:
+    url = postgres_url(
+        f"{postgres_server}{'&' if '?' in postgres_server else '?'}connect_timeout=3&options=-c%20work_mem%3D1MB"
+    )
+    asked = make_url(url).query
+    assert asked["connect_timeout"] == "3", "what the URL says stays"
+    assert {"tcp_user_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count"} <= set(asked)
+    database = Database(url.replace("postgresql://", "postgresql+psycopg://"))
+    with database.read() as session:
+        shown = {
+            name: session.execute(text(f"SHOW {name}")).scalar()
+            for name in ("work_mem", "idle_in_transaction_session_timeout")
+        }
+    assert shown == {"work_mem": "1MB", "idle_in_transaction_session_timeout": "5s"}
+    database.close()
+
+
+def test_the_url_of_a_file_stays_as_it_is() -> None:
+    assert postgres_url("sqlite:////data/secateur.db") == "sqlite:////data/secateur.db"

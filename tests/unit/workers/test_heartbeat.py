@@ -1,10 +1,13 @@
 """The reaper passes on what the dead held, once."""
 
+import time
+
 import pytest
 from worker_store import Store
 
 from app.store.base import database_now
 from app.store.repositories import Events, Jobs, Workers
+from app.store.sessions import Database
 from workers.heartbeat import Heartbeat, Reaper, Running
 
 LONG_AGO_S = -60.0
@@ -144,16 +147,34 @@ def test_a_cancel_that_came_after_the_hand_back_is_finished(store: Store) -> Non
 
 def test_a_worker_that_was_declared_dead_hears_of_it_at_its_next_beat(store: Store) -> None:
     store.add_worker("a/0:1")
-    heard: list[bool] = []
+    heard: list[str] = []
     reaper = Reaper(store.database, FakeQueues(), spare, max_attempts=3, release=lambda: None)
     heartbeat = Heartbeat(
-        store.url, reaper, spare, "a/0:1", every_s=0.01, timeout_s=60, on_lost=lambda: heard.append(True)
+        store.url, reaper, spare, "a/0:1", every_s=0.01, timeout_s=60, cut_off_s=60, on_lost=heard.append
     )
     heartbeat._beat()
     assert heard == []
     die(store, "a/0", "a/0:2")
     heartbeat._beat()
-    assert heard == [True]
+    assert heard == ["declared dead by another worker"]
+
+
+def test_a_worker_that_cannot_reach_the_database_for_too_long_is_told_to_end() -> None:
+    nowhere = "postgresql+psycopg://127.0.0.1:9/nothing"
+    database = Database(nowhere)
+    reaper = Reaper(database, FakeQueues(), spare, max_attempts=3, release=lambda: None)
+    heard: list[tuple[float, str]] = []
+    began = time.monotonic()
+
+    def lost(reason: str) -> None:
+        heard.append((time.monotonic() - began, reason))
+        heartbeat._leaving.set()
+
+    heartbeat = Heartbeat(nowhere, reaper, spare, "a/0:1", every_s=0.01, timeout_s=0.1, cut_off_s=0.5, on_lost=lost)
+    heartbeat.run()
+    ((waited_s, reason),) = heard
+    assert waited_s > 0.5 and reason == "cut off from the database for 0.5 s"
+    database.close()
 
 
 def test_a_silent_worker_is_reaped_by_one_that_has_been_beating(store: Store) -> None:
@@ -173,7 +194,7 @@ def test_a_silent_worker_is_reaped_by_one_that_has_been_beating(store: Store) ->
         ended.append(worker_id)
 
     reaper = Reaper(store.database, queues, end, max_attempts=3, release=lambda: None)
-    heartbeat = Heartbeat(store.url, reaper, end, "b/0:1", every_s=0.01, timeout_s=30, on_lost=lambda: None)
+    heartbeat = Heartbeat(store.url, reaper, end, "b/0:1", every_s=0.01, timeout_s=30, cut_off_s=30, on_lost=print)
     heartbeat._beat()
     assert queues.resumed == [], "it has not yet been beating for long enough to judge others"
     heartbeat._steady_since -= 30

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -194,15 +195,23 @@ def test_a_stream_ends_when_its_key_does(world: World) -> None:
     row, key = world.key(world.own, Scope.READ)
     job_id = world.job(world.own)
 
+    def used() -> bool:
+        with world.services.database.read() as session:
+            found = Keys(session).get(row.id)
+            return found is not None and found.last_used_at is not None
+
     def revoke() -> None:
+        while not used():
+            time.sleep(0.05)
+        time.sleep(1.0)  # the stream has begun by then
         with world.services.database.write() as session:
             Keys(session).revoke(row.id)
 
-    timer = threading.Timer(0.3, revoke)
-    timer.start()
+    revoker = threading.Thread(target=revoke)
+    revoker.start()
     stream = world.send(key, "GET", f"/v1/prune-jobs/{job_id}/events")
     assert stream.status_code == 200 and '"queued"' in stream.text
-    timer.join()
+    revoker.join()
 
 
 def test_an_agent_may_not_take_the_name_of_another_projects_device(world: World) -> None:

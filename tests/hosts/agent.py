@@ -4,11 +4,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from agent_service import DEVICE, Service, eventually, stop
-
 from lut.table import LatencyTable
 from secateur.schemas import JobStatus
 from tests.hosts.lab import ADDRESS, Lab
+from tests.integration.agent_service import DEVICE, Service, eventually, stop
 
 LEASE_S = 8.0
 CUTS = (("silent", 3.0), ("down", 3.0), ("silent", LEASE_S + 6))

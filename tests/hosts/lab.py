@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine_service import lives
+from tests.integration.engine_service import lives
 
 NAME = "secateur-test"
 ADDRESS = "10.77.0.1"

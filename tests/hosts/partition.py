@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine_service import Service, eventually, lives, slot_of
 from sqlalchemy import create_engine, text
 
 from tests.buckets import bucket_settings
 from tests.hosts.lab import Host, Lab
+from tests.integration.engine_service import Service, eventually, lives, slot_of
 
 TICKS = 5
 EXIT_LOST = 75

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api_service import Service
 
 from app.store.repositories import Devices
+from tests.integration.api_service import Service
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_service import ROOT
 from typer.testing import CliRunner
 
 from secateur import ApiError, Client, UsageError
 from secateur.cli import app
+from tests.integration.api_service import ROOT
 
 KEY = re.compile(r"sct_[a-z2-7]{8}_[A-Za-z0-9_-]{43}")
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from agent_service import DEVICE, Service, eventually, stop
 from torch import nn
 
 from lut.table import LatencyTable
 from pruning.export import to_onnx
 from pruning.trace import trace
 from secateur.schemas import JobStatus, Model
+from tests.integration.agent_service import DEVICE, Service, eventually, stop
 from tests.toy_job import SIZE, write_inputs
 
 torch.set_num_threads(1)

@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from api_service import ROOT, Service, check, parse, put_inputs
 
 from app.retention import Ages, collect
 from app.services import open_services
 from app.settings import Settings
 from app.store.repositories import Devices, Holds, Jobs, Luts
 from secateur.schemas import PruneJob
+from tests.integration.api_service import ROOT, Service, check, parse, put_inputs
 
 
 def test_a_submitted_job_is_queued_at_a_location(idle: Service) -> None:

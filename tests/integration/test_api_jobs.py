@@ -1,6 +1,6 @@
 """Jobs with a worker: run, followed, cancelled, retried, their results downloaded."""
 
-from api_service import Service, check, eventually, parse
+from tests.integration.api_service import Service, check, eventually, parse
 
 
 def test_a_job_runs_and_leaves_plan_report_and_files(service: Service) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from api_service import Service, check, eventually, parse, put_inputs
 from httpx2 import Response
 
 from app.store.repositories import Jobs
@@ -15,6 +14,7 @@ from lut.profile import DeviceProfile
 from lut.signature import OpSignature
 from lut.table import LatencyTable
 from secateur.lut_schemas import Lut, LutBuild
+from tests.integration.api_service import Service, check, eventually, parse, put_inputs
 
 HEADER = "batch,cin,cout,fmap_in,kernel,stride,groups,latency_us\n"
 CSV = HEADER + "".join(f"4,{i},{o},14,3,1,1,{i + o}\n" for i in (32, 64) for o in (32, 64, 96))

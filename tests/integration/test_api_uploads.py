@@ -4,10 +4,10 @@ import json
 import pickle
 
 import pytest
-from api_service import CLASSES, Service, check, images, put_inputs, weights
 
 from app.store.repositories import Workers
 from secateur.schemas import Dataset, Model
+from tests.integration.api_service import CLASSES, Service, check, images, put_inputs, weights
 
 
 def test_a_model_is_uploaded_read_listed_and_deleted(service: Service) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from engine_service import ROOT, Service, eventually, lives, slot_of
 
 from secateur import sse
 from secateur.wire import CLOSING
+from tests.integration.engine_service import ROOT, Service, eventually, lives, slot_of
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from engine_service import Service, eventually, lives, slot_of
+
+from tests.integration.engine_service import Service, eventually, lives, slot_of
 
 
 @pytest.fixture

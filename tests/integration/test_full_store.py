@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from engine_service import Service, eventually
 
 from app.queue import device_queue
 from app.store.repositories import Jobs
 from tests.disks import small_disk
+from tests.integration.engine_service import Service, eventually
 
 
 @pytest.fixture

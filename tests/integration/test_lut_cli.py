@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_service import ROOT, Service, weights
 from typer.testing import CliRunner
 
 from secateur import Client
 from secateur.cli import app
 from secateur.errors import ApiError, UsageError
+from tests.integration.api_service import ROOT, Service, weights
 
 CSV = "batch,cin,cout,fmap_in,kernel,stride,groups,latency_us\n4,32,32,14,3,1,1,5\n4,32,64,14,3,1,1,9\n"
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from api_service import ROOT, Service, check, images, weights
 
 from secateur import Client, uploads
 from secateur.errors import ApiError, ConnectionFailed
 from secateur.schemas import Problem
 from secateur.upload_schemas import PIECE
+from tests.integration.api_service import ROOT, Service, check, images, weights
 
 FIELDS = {"name": "net", "arch": "cifar/resnet20"}
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine_service import Service, eventually
+
+from tests.integration.engine_service import Service, eventually
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_service import Service as ApiService
-from engine_service import ROOT, Service, eventually
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.integration.api_service import Service as ApiService
+from tests.integration.engine_service import ROOT, Service, eventually
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from access_world import World
 from fastapi.testclient import TestClient
 
 from app.main import create_app
@@ -14,6 +13,7 @@ from app.services import Services
 from app.settings import Settings
 from app.store.migrate import migrate_tables
 from app.store.sessions import Database
+from tests.unit.app.access_world import World
 
 
 @pytest.fixture

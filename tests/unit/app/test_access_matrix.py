@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from access_world import AGENT, LEASE, PARTS, PROFILE, Side, World, fresh, text_of
 from fastapi.routing import iter_route_contexts
 from starlette.routing import Mount
 
@@ -15,6 +14,7 @@ from app.settings import Settings
 from app.store.repositories import Jobs
 from secateur.access_schemas import Scope
 from secateur.upload_schemas import PIECE
+from tests.unit.app.access_world import AGENT, LEASE, PARTS, PROFILE, Side, World, fresh, text_of
 
 OPEN = {
     "GET /healthz",

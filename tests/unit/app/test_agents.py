@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from test_measurements import ONE, OTHER, add_job, ask
 
 from app.main import create_app
 from app.migrate import migrate
 from app.services import Services
 from app.settings import Settings
 from app.store.repositories import Jobs, Measurements, Workers
+from tests.unit.app.test_measurements import ONE, OTHER, add_job, ask
 
 PROFILE = {
     "hardware": "Jetson", "runtime": "onnxruntime", "runtime_version": "1", "threads": 1, "batch": 1, "dtype": "fp32",

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from access_world import PARTS, World, fresh, problem, trail
 
 from app.store.repositories import Audit, Jobs
 from secateur.access_schemas import Scope
+from tests.unit.app.access_world import PARTS, World, fresh, problem, trail
 
 
 def test_each_request_that_changes_or_is_refused_leaves_one_row(world: World) -> None:

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from access_world import PARTS, World, problem
 
 from secateur.access_schemas import Scope
+from tests.unit.app.access_world import PARTS, World, problem
 
 NUL, HALF = r"a\u0000b", r"\ud800"
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from access_world import AGENT, LEASE, PROFILE, World, fresh, problem, text_of, trail
 from sqlalchemy import text as sql
 from sqlalchemy import update
 
@@ -22,6 +21,7 @@ from app.store.models import ApiKeyRow
 from app.store.repositories import Audit, Keys, Models, Projects
 from app.store.sessions import Database
 from secateur.access_schemas import Scope
+from tests.unit.app.access_world import AGENT, LEASE, PROFILE, World, fresh, problem, text_of, trail
 
 ROOT = Path(__file__).parents[3]
 KEY = re.compile(r"sct_[a-z2-7]{8}_[A-Za-z0-9_-]{43}")

@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from access_world import World, fresh, problem
-
 from app.auth.limits import RateLimiter, check_bytes, check_jobs
 from app.errors import ApiProblem
 from app.store.models import DEFAULT_PROJECT
 from app.store.repositories import Audit, Jobs, Models, Projects
 from secateur.access_schemas import Scope
+from tests.unit.app.access_world import World, fresh, problem
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from access_world import BASE_URL, World, trail
 
 from app.auth.access import COOKIE
 from secateur.access_schemas import Scope
+from tests.unit.app.access_world import BASE_URL, World, trail
 
 
 @pytest.fixture

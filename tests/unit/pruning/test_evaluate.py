@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from pictures import digits, trained
 
 from pruning.data import DataError
 from pruning.evaluate import accuracy, accuracy_of, class_rows
+from tests.unit.pruning.pictures import digits, trained
 
 
 def test_accuracy_is_counted_by_hand() -> None:

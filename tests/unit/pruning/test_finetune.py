@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import digits, first_units, grouped, trained
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pruning.data import Split, shuffled
@@ -14,6 +13,7 @@ from pruning.finetune import EpochMetrics, FinetuneOptions, FinetuneResult, fine
 from pruning.masked import Masks, masked_copy
 from pruning.network import Network
 from pruning.slim import slim
+from tests.unit.pruning.pictures import digits, first_units, grouped, trained
 
 QUICK = FinetuneOptions(max_epochs=3, batch_size=64, learning_rates=(1e-3,), precision="fp32", flip=False)
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import digits, trained
 
 from lut.pattern import Pattern
 from pruning.check import check, evaluate
@@ -19,6 +18,7 @@ from pruning.gradual import Interval, followers, pinned, scheduled, train_interv
 from pruning.network import Network
 from pruning.problem import Budget, Layer, Problem, WidthChoice, offer
 from pruning.solve import SOLVERS
+from tests.unit.pruning.pictures import digits, trained
 
 torch.set_num_threads(1)
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from pictures import digits, first_units, grouped, trained
 from torch import Tensor, nn
 
 from pruning.activations import Targets
@@ -17,6 +16,7 @@ from pruning.repairs import repairs
 from pruning.slim import slim
 from pruning.stages import build, removable_stages
 from pruning.trace import trace
+from tests.unit.pruning.pictures import digits, first_units, grouped, trained
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from pictures import ResidualNet, digits, grouped, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,6 +10,7 @@ from pruning.masked import masked_copy
 from pruning.saliency import METHODS, Others, channel_scores_from_weights, score, score_all
 from pruning.slim import slim
 from pruning.trace import trace
+from tests.unit.pruning.pictures import ResidualNet, digits, grouped, trained
 
 OWN = tuple(method for method in METHODS if method != "other_classes")
 

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from fake_bodies import REPORT
-from fake_service import FakeService, running
 
 from secateur.schemas import ErrorDetail, Failure, PruneJobCreate
+from tests.unit.secateur.fake_bodies import REPORT
+from tests.unit.secateur.fake_service import FakeService, running
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from fake_bodies import NOW, body, dump, make_events, make_job, missing, problem
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -29,6 +28,7 @@ from secateur.schemas import (
     PruneJob,
     PruneJobCreate,
 )
+from tests.unit.secateur.fake_bodies import NOW, body, dump, make_events, make_job, missing, problem
 
 
 @dataclass(kw_only=True)

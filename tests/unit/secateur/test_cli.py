@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_service import FakeService
 from typer.testing import CliRunner
 
 from pruning.report import build_report
@@ -18,6 +17,7 @@ from pruning.report_schema import Warning
 from secateur.cli import app
 from secateur.cli.figures import compare, warnings
 from secateur.schemas import ErrorDetail, Failure, Problem, PruneJobCreate
+from tests.unit.secateur.fake_service import FakeService
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_service import FakeService
 
 from secateur import (
     ApiError,
@@ -22,6 +21,7 @@ from secateur import (
     WaitTimeout,
 )
 from secateur.schemas import ErrorDetail, Failure, JobStatus, Problem, PruneJobCreate
+from tests.unit.secateur.fake_service import FakeService
 
 REFUSAL = Problem(
     type="about:blank",

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from worker_store import Store
 
 from app.store.blobs import LocalBlobs
 from app.store.migrate import migrate_tables
 from app.store.repositories import Datasets, Models
 from app.store.sessions import Database
+from tests.unit.workers.worker_store import Store
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import time
 
 import pytest
-from worker_store import Store
 
 from app.store.base import database_now
 from app.store.repositories import Events, Jobs, Workers
 from app.store.sessions import Database
+from tests.unit.workers.worker_store import Store
 from workers.heartbeat import Heartbeat, Reaper, Running
 
 LONG_AGO_S = -60.0

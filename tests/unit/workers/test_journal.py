@@ -5,10 +5,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from worker_store import PROFILE, Store
 
 from app.store.repositories import Artifacts, Devices, Events, Jobs, Luts, Models
 from lut.analytic import CRISP, analytic_profile
+from tests.unit.workers.worker_store import PROFILE, Store
 from workers.fence import Fenced, JobCancelled
 from workers.journal import Journal, Kept
 from workers.view import JobView

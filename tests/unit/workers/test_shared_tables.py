@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_store import PROFILE, Store
 
 from app.store.repositories import Artifacts, Devices, Jobs, Luts
 from lut.entry import Entry
 from lut.profile import DeviceProfile
 from lut.signature import OpSignature
 from lut.table import LatencyTable
+from tests.unit.workers.worker_store import PROFILE, Store
 from workers.journal import Journal, Kept
 from workers.tables import joined, merged, pair
 from workers.view import JobView

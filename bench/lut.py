@@ -123,7 +123,7 @@ def _timed(case: Case, networks: Sequence[Judged], seconds: float) -> Turns:
     def made(network: Network) -> Program:
         return program(network, write(network, case.profile.batch))
 
-    measure = partial(measure_models, profile=case.profile, min_seconds=seconds)
+    measure = partial(measure_models, profile=case.profile, min_seconds=seconds, min_runs=1)
     return in_turns(measure, made(case.network), (made(one.network) for one in networks))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import structlog
 from sqlalchemy import create_engine, make_url, text
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 structlog.configure(
     processors=[
@@ -64,6 +66,18 @@ def empty_url(request: pytest.FixtureRequest) -> str:
     """URL of an empty database, once for each kind."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+class _Sharing(LoadFileScheduling):
+    """Tests go to processes by file; those of the whole service, whose jobs wait for one device lock, all to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Share the tests out among processes."""
+    return _Sharing(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -53,16 +53,6 @@ def test_a_job_ends_with_a_network_that_was_measured_to_keep_its_budget(
     assert "<script" not in page and page.count("data:image/png;base64") == 2
 
 
-def test_a_second_job_on_the_device_measures_no_entry_again(client: Client, inputs: tuple[Model, Dataset]) -> None:
-    job = submit(
-        client, inputs, finetune={"mode": "reconstruct"}, budget_ratio=0.8, solver="halp", saliency="bn_taylor"
-    )
-    state = job.wait(timeout_s=PATIENCE_S)
-    assert state.outcome == "budget_met"
-    assert state.summary is not None and state.summary["num_entries_measured"] == 0
-    assert len(list(client.luts())) == 1
-
-
 def test_masks_alone_step_by_step_keep_the_budget_and_every_channel(
     client: Client, inputs: tuple[Model, Dataset], folder: Path
 ) -> None:
@@ -107,17 +97,20 @@ def test_an_impossible_budget_is_called_before_any_training(client: Client, inpu
     assert "report.html" in {artifact.name for artifact in job.artifacts()}
 
 
-def test_a_worker_killed_while_it_fine_tunes_finishes_the_same_job_once(
+def test_a_worker_killed_while_it_fine_tunes_finishes_the_same_job_once_and_measures_no_entry_again(
     server: Server, inputs: tuple[Model, Dataset]
 ) -> None:
     process, client = server
-    job = submit(client, inputs, finetune={"max_epochs": 6, "max_minutes": 2})
+    num_tables = len(list(client.luts()))
+    job = submit(client, inputs, finetune={"max_epochs": 6, "max_minutes": 2}, solver="halp", saliency="bn_taylor")
     eventually(lambda: [e for e in history(client, job) if e.get("epoch", 0) >= 1], "the first epoch")
     (worker,) = children(process.pid, "workers")
     os.kill(worker, signal.SIGKILL)
     state = job.wait(timeout_s=PATIENCE_S)
     assert state.outcome == "budget_met"
     assert state.state.attempt == 2
+    assert state.summary is not None and state.summary["num_entries_measured"] == 0
+    assert len(list(client.luts())) == num_tables
     events = list(job.events())
     ends = [event for event in events if event.kind == "status" and event.data.get("status") == "succeeded"]
     phases = [event.data["phase"] for event in events if event.kind == "phase"]

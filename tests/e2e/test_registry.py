@@ -57,7 +57,7 @@ def test_one_job_keeps_every_condition_on_every_device_and_draws_the_frontier(
         client,
         inputs,
         finetune={"mode": "none"},
-        sweep=3,
+        sweep=2,
         also=[
             {"threads": 1, "batch": 2, "budget_ratio": 0.9},
             {"device": phone, "threads": 4, "batch": BATCH, "budget_ratio": 0.7},
@@ -79,7 +79,7 @@ def test_one_job_keeps_every_condition_on_every_device_and_draws_the_frontier(
     assert elsewhere["name"].startswith(phone) and elsewhere["measured"] is None
     assert elsewhere["planned"] <= elsewhere["limit"]
     shares = [point["value_share"] for point in report["frontier"]]
-    assert len(shares) == 4 and shares == sorted(shares), "more latency keeps more saliency"
+    assert len(shares) == 3 and shares == sorted(shares), "more latency keeps more saliency"
     assert "Frontier" in (folder / "conditions" / "report.html").read_text()
     own, again, other = (client.lut(table.lut_id) for table in state.tables)
     assert (own.device_id, again.device_id, other.device_id, other.version) == ("local", "local", phone, 1)

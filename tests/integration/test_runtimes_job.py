@@ -24,8 +24,8 @@ def test_one_network_keeps_its_budgets_in_two_runtimes(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     write_inputs(tmp_path)
     further = {"budget_ratio": 0.95, "runtime": "openvino"}
-    training = {"mode": "none"}
-    job = toy_job(tmp_path, runtime="torch_eager", budget_ratio=0.9, also=[further], finetune=training)
+    options = {"patterns": "none", "finetune": {"mode": "none"}}
+    job = toy_job(tmp_path, runtime="torch_eager", budget_ratio=0.9, also=[further], **options)
 
     def described(wanted: dict[str, Any]) -> dict[str, Any]:
         profile, absent = profile_for(describe("local"), wanted)

@@ -76,7 +76,7 @@ class Service:
         self.queue = Queue(self.settings.url, version=self.settings.queue_version)
         self.ledger_path = folder / "ledger"
         self._workers: list[subprocess.Popen[bytes]] = []
-        self._inputs = self._add_inputs()
+        self.inputs = self._add_inputs()
 
     def close(self) -> None:
         """End what still runs and give back every connection."""
@@ -148,7 +148,7 @@ class Service:
             if kind == "lut_build":
                 values |= {"image_size": 8}
             job = Jobs(session).add(
-                name="toy", spec=values, device_id="local", kind=kind, submitter=submitter, **self._inputs
+                name="toy", spec=values, device_id="local", kind=kind, submitter=submitter, **self.inputs
             )
             for name, value in (origin or {}).items():
                 setattr(job, name, value)
@@ -166,7 +166,7 @@ class Service:
             if row is None or not self.blobs.exists(row.sha256):
                 return False
             with contextlib.suppress(FileNotFoundError):  # replaced by the next one just now
-                return bool(json.loads(self.blobs.read_bytes(row.sha256)) == {"done": hold})
+                return bool(json.loads(self.blobs.read_bytes(row.sha256))["done"] == hold)
             return False
 
         eventually(stored, "the last checkpoint")

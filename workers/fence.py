@@ -61,5 +61,6 @@ def fence(row: PruneJobRow | None, job: JobView, worker_id: str) -> None:
         raise Fenced(job.id)
     if row.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
         raise JobCancelled(job.id)
-    if row.worker_id != worker_id or row.status != JobStatus.RUNNING:
+    # The attempt tells two executions in one worker apart: the engine may have given it a job that it had already.
+    if (row.worker_id, row.attempt) != (worker_id, job.attempt) or row.status != JobStatus.RUNNING:
         raise Fenced(job.id)

@@ -49,6 +49,15 @@ def test_a_zombie_writes_nothing(store: Store, file: Path) -> None:
     assert store.job(job.id).worker_id == "a/1:1"
 
 
+def test_of_two_executions_in_one_worker_the_older_one_writes_nothing(store: Store, file: Path) -> None:
+    journal, job = store.add_worker("a/0:1"), store.add_job()
+    old, new = store.begin(journal, job), store.begin(journal, job)
+    for write in WRITES:
+        with pytest.raises(Fenced):
+            write(journal, old, file)
+    journal.checkpoint(new, "work", "state", file, {})
+
+
 def test_a_cancelled_job_is_written_no_more(store: Store, file: Path) -> None:
     journal = store.add_worker("a/0:1")
     job = store.add_job()

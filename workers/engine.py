@@ -17,7 +17,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from dbos import error as dbos_error
 
 from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S, postgres_url
-from workers.fence import Fenced, JobCancelled
+from workers.fence import Fenced, JobCancelled, passes
 from workers.inspect import inspect
 from workers.process import Stopping
 from workers.reaper import Running
@@ -92,7 +92,14 @@ class Engine:
         @DBOS.workflow(name="prune", max_recovery_attempts=None)
         async def prune(job_id: str) -> dict[str, Any]:
             with self._begin():
-                return await self._prune(job_id)
+                try:
+                    return await self._prune(job_id)
+                except Exception as error:
+                    if not passes(error):
+                        raise
+                    # Not even the failure could be recorded. The job stays this worker's, which takes it up again (`adrift`).
+                    log.warning("execution broke", action="job_broken", job_id=job_id, error=str(error))
+                    raise _over(job_id, error) from error
 
         @DBOS.workflow(name="inspect", max_recovery_attempts=None)
         async def look(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -251,8 +258,11 @@ class Engine:
             await self._runner.park()
             raise
         except (Fenced, JobCancelled) as error:
-            # The one exception that DBOS does not record as the step's outcome: this execution is simply over.
-            raise dbos_error.DBOSWorkflowCancelledError(f"{type(error).__name__} {job.id}") from error
+            raise _over(job.id, error) from error
+        except Exception as error:
+            if not passes(error):
+                raise
+            raise _over(job.id, error) from error
 
     async def _end(self, job: JobView, results: Mapping[str, Mapping[str, Any]]) -> None:
         journal = self._runner.journal
@@ -263,7 +273,7 @@ class Engine:
             else:
                 await asyncio.to_thread(journal.fail, job, "internal_error", "No step gave the job an outcome.", {})
         except (Fenced, JobCancelled) as error:
-            raise dbos_error.DBOSWorkflowCancelledError(f"{type(error).__name__} {job.id}") from error
+            raise _over(job.id, error) from error
 
     async def _inspect(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
         """The workflow `inspect`: one durable step, whose answer is the workflow's."""
@@ -276,6 +286,11 @@ class Engine:
         except Stopping:
             await self._runner.park()
             raise
+
+
+def _over(job_id: str, error: Exception) -> dbos_error.DBOSWorkflowCancelledError:
+    """The one exception that DBOS does not record as an outcome of the step or the workflow: this execution is simply over."""
+    return dbos_error.DBOSWorkflowCancelledError(f"{type(error).__name__} {job_id}")
 
 
 def _is_no_cancel(record: logging.LogRecord) -> bool:

@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 ACTIVE = [status for status in JobStatus if not status.ended]
 PAGE = 200
+BROKEN = "ERROR"
+"""The engine's status of a workflow whose function raised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,19 +152,24 @@ class Reaper:
     def reconcile(self) -> None:
         """End jobs that nobody will end: cancelled with no live worker, or lost by the engine."""
         with self._database.read() as session:
-            rows = [row for row in Jobs(session).page(status=ACTIVE, limit=PAGE).rows if self._abandoned(session, row)]
+            rows = Jobs(session).page(status=ACTIVE, limit=PAGE).rows
+            abandoned = {row.id for row in rows if self._abandoned(session, row)}
         statuses = self._queues.statuses([row.workflow_id for row in rows])
         for row in rows:
             status = statuses.get(row.workflow_id, "missing")
+            # Of a workflow that broke, even its worker knows no more.
+            if row.id not in abandoned and status != BROKEN:
+                continue
             if row.status == JobStatus.CANCELLING or status == "CANCELLED":
                 self._end(row, None)
             elif status not in ("ENQUEUED", "DELAYED", "PENDING"):
-                self._end(row, f"The job engine ended the job's workflow as {status} and not the job.")
+                text = f"The job engine ended the job's workflow as {status} and not the job."
+                self._end(row, text, surely=status == BROKEN)
 
-    def _end(self, seen: PruneJobRow, failure: str | None) -> None:
+    def _end(self, seen: PruneJobRow, failure: str | None, *, surely: bool = False) -> None:
         with self._database.write() as session:
             row = session.get(PruneJobRow, seen.id, with_for_update=True)
-            if row is None or row.workflow_id != seen.workflow_id or not self._abandoned(session, row):
+            if row is None or row.workflow_id != seen.workflow_id or not (surely or self._abandoned(session, row)):
                 return
             if failure is None:
                 Jobs(session).finish_cancel(row.id)

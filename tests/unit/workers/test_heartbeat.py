@@ -137,13 +137,16 @@ def test_a_job_the_engine_lost_is_ended(store: Store, engine: str, code: str | N
     assert (failure["code"] if failure else None) == code
 
 
-def test_a_job_of_a_live_worker_is_not_reconciled(store: Store) -> None:
+@pytest.mark.parametrize(("engine", "status"), [("SUCCESS", "running"), ("PENDING", "running"), ("ERROR", "failed")])
+def test_a_job_of_a_live_worker_is_reconciled_only_when_its_workflow_broke(
+    store: Store, engine: str, status: str
+) -> None:
     job = store.add_job()
     store.begin(store.add_worker("a/0:1"), job)
     queues = FakeQueues()
-    queues.known = {job.workflow_id: "SUCCESS"}
+    queues.known = {job.workflow_id: engine}
     Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).reconcile()
-    assert store.job(job.id).status == "running"
+    assert store.job(job.id).status == status
 
 
 def test_a_cancel_that_came_after_the_hand_back_is_finished(store: Store) -> None:

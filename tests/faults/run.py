@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.store.models import PruneJobRow
 from app.store.repositories import Events, Workers
 from secateur.schemas import JobStatus
+from tests.faults.clock import Clock
 from tests.faults.databases import Postgres
 from tests.integration.engine_service import Service, slot_of
 from workers.worker import EXIT_LOST
@@ -99,6 +100,8 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
     """Environment of every worker, as `NAME=value`."""
+    clocks: list[Clock] = field(default_factory=list)
+    """Those of the workers, and of the database where it has one of its own."""
 
     def __post_init__(self) -> None:
         setup = self.setup
@@ -249,11 +252,6 @@ class Run:
         for pid in marked(self.mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-    def log(self) -> str:
-        """The last lines that the workers logged, for who has to find out what broke."""
-        lines = [line for path in sorted(self.setup.folder.glob("*.log")) for line in path.read_text().splitlines()]
-        return "\n".join(lines[-20:])
 
     def _last_event(self, job: Job) -> int:
         with self.service.database.read() as session:

@@ -113,13 +113,20 @@ class Service:
         self._workers.append(worker)
         return worker
 
-    def start_api(self, port: int = 0) -> "subprocess.Popen[str]":
-        """Start an API process and wait until it listens; `api_port` and `api_url` are where."""
+    def start_api(self, port: int = 0, log: Path | None = None) -> "subprocess.Popen[str]":
+        """Start an API process, which perhaps logs to a file, and wait until it listens; `api_port` and `api_url` are where."""
         environment = {**os.environ, **self._environment, "PYTHONPATH": str(ROOT), "SECATEUR_PORT": str(port)}
         environment["SECATEUR_EVENTS_POLL_S"] = "0.05"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app"], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
+        with contextlib.ExitStack() as files:
+            stderr = files.enter_context(log.open("ab")) if log else None
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app"],
+                env=environment,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
         assert process.stdout is not None
         self.api_url = process.stdout.readline().split()[-1]
         self.api_port = int(self.api_url.rpartition(":")[2])

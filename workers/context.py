@@ -110,7 +110,7 @@ class StepContext:
         self.warned.append({"code": code, "detail": text})
         self.emit({"event": "warning", "code": code, "text": text})
 
-    def checkpoint(self, path: Path, **values: Any) -> None:
+    def checkpoint(self, path: Path, /, **values: Any) -> None:
         """Keep a copy of a file of the scratch folder now; the next attempt of this step finds it under the same name.
 
         `values` are figures that belong to it, as `metric` takes them: they enter the job's history together with the

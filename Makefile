@@ -10,7 +10,7 @@ PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --u
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hosts lint audit sbom lock clean
+.PHONY: help install demo test hosts faults lint audit sbom lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test: $(READY) lint ## lint, type-check and run every test
 
 hosts: $(READY) ## two hosts and a network that fails between them, in namespaces; as root, 6 minutes
 	$(BIN)/python -m tests.hosts $(ARGS)
+
+faults: $(READY) ## 200 runs of a service with a random fault each, 30 minutes; ARGS="--shipped", "--faults NAME.."
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, import directions
 	$(BIN)/ruff check .

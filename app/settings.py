@@ -179,7 +179,7 @@ class Settings(BaseSettings):
         default="1",
         min_length=1,
         description="Version stamped on queued work; workers take only their own. Change it only when the steps of a "
-        "running job could not be continued by the new code.",
+        "running job could not be continued by the new code: when the last worker of a version is gone, its jobs begin anew.",
     )
     worker_heartbeat_s: float = Field(default=1.0, gt=0, description="How often a worker says that it lives.")
     worker_timeout_s: float = Field(

@@ -110,9 +110,11 @@ class StepContext:
         self.warned.append({"code": code, "detail": text})
         self.emit({"event": "warning", "code": code, "text": text})
 
-    def checkpoint(self, path: Path) -> None:
+    def checkpoint(self, path: Path, /, **values: Any) -> None:
         """Keep a copy of a file of the scratch folder now; the next attempt of this step finds it under the same name.
 
+        `values` are figures that belong to it, as `metric` takes them: they enter the job's history together with the
+        checkpoint or not at all, so an attempt that goes on from it neither repeats nor lacks them.
         The copy is taken before this returns, so the body may overwrite the file at once. When the worker is about to
         stop, the next call of this or of `progress` raises Drained: what belongs to the checkpoint can still be told.
         """
@@ -123,7 +125,7 @@ class StepContext:
         outbox.mkdir(exist_ok=True)
         copy = outbox / uuid4().hex
         shutil.copyfile(path, copy)
-        self.emit({"event": "checkpoint", "name": name, "file": copy.name})
+        self.emit({"event": "checkpoint", "name": name, "file": copy.name, "values": values})
         if self.draining.is_set():
             self.kept.set()
 

@@ -7,7 +7,9 @@ engine fences an executor that lost a workflow, so a zombie can record nothing; 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -15,10 +17,11 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from dbos import error as dbos_error
 
 from app.store.sessions import IDLE_TRANSACTION_TIMEOUT_S, postgres_url
-from workers.fence import Fenced, JobCancelled
-from workers.heartbeat import Running
+from workers.fence import Fenced, JobCancelled, passes
 from workers.inspect import inspect
 from workers.process import Stopping
+from workers.reaper import Running
+from workers.reconnect import patient_engine
 from workers.runner import Runner, described
 from workers.view import JobView
 
@@ -30,6 +33,7 @@ AGENTS_QUEUE = "agents"
 JOBS_ON_AGENTS = 4
 """Jobs on devices with agents that one worker runs at once: most of their time they wait for a device."""
 POLL_S = 0.2
+POOL_SIZE = 5
 
 
 def device_queue(device_id: str) -> str:
@@ -60,15 +64,22 @@ class Engine:
         self._inspect_timeout_s = inspect_timeout_s
         self._queues = {INSPECT_QUEUE: 1, AGENTS_QUEUE: JOBS_ON_AGENTS, device_queue(device_id): 1}
         self._jobs: dict[str, JobView] = {}
+        self._version = version
+        self._begun = Counter[str]()
+        """How often this worker runs each workflow: once, or, while one that was taken from it ends, twice."""
+        self._missed: set[str] = set()
+        """Workflows that the engine said this worker runs and it did not, when last asked."""
+        self._connections = patient_engine(url, pool_size=POOL_SIZE)
         config: DBOSConfig = {
             "name": APPLICATION,
             "system_database_url": postgres_url(url),
+            "system_database_engine": self._connections,
             "application_version": version,
             "executor_id": worker_id,
             "serializer": DBOSPortableJSONSerializer(),
             "run_migrations": False,
             "log_level": "WARNING" if log_level == "INFO" else log_level,
-            "sys_db_pool_size": 5,
+            "sys_db_pool_size": POOL_SIZE,
             "sys_db_idle_transaction_timeout_sec": IDLE_TRANSACTION_TIMEOUT_S,
         }
         self._dbos = DBOS(config=config)
@@ -80,11 +91,30 @@ class Engine:
         # Functions, because DBOS marks what it registers, and a bound method cannot be marked.
         @DBOS.workflow(name="prune", max_recovery_attempts=None)
         async def prune(job_id: str) -> dict[str, Any]:
-            return await self._prune(job_id)
+            with self._begin():
+                try:
+                    return await self._prune(job_id)
+                except Exception as error:
+                    if not passes(error):
+                        raise
+                    # Not even the failure could be recorded. The job stays this worker's, which takes it up again (`adrift`).
+                    log.warning("execution broke", action="job_broken", job_id=job_id, error=str(error))
+                    raise _over(job_id, error) from error
 
         @DBOS.workflow(name="inspect", max_recovery_attempts=None)
         async def look(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
-            return await self._inspect(kind, payload)
+            with self._begin():
+                return await self._inspect(kind, payload)
+
+    @contextmanager
+    def _begin(self) -> Iterator[None]:
+        """Know, while the block runs, that this worker runs the workflow."""
+        workflow_id = str(DBOS.workflow_id)
+        self._begun[workflow_id] += 1
+        try:
+            yield
+        finally:
+            self._begun[workflow_id] -= 1
 
     async def launch(self) -> None:
         """Begin to take work; the running event loop is the one it runs on."""
@@ -112,6 +142,8 @@ class Engine:
     def close(self) -> None:
         """Give back every connection."""
         DBOS.destroy()
+        if self._connections is not None:
+            self._connections.dispose()
 
     def running(self) -> list[Running]:
         """Return every workflow that some executor holds."""
@@ -128,6 +160,25 @@ class Engine:
             for row in rows
             if row.queue_name is not None
         ]
+
+    def adrift(self) -> list[Running]:
+        """Return what the engine says this worker runs while it does not, now and when last asked."""
+        mine = [running for running in self.running() if running.executor_id == self._worker_id]
+        missed = {running.workflow_id: running for running in mine if not self._begun[running.workflow_id]}
+        found = [missed[workflow_id] for workflow_id in sorted(self._missed & set(missed))]
+        self._missed = set(missed)
+        return found
+
+    def outdated(self, versions: Collection[str]) -> list[str]:
+        """Return the ids of queued workflows that only workers of other versions than these would take."""
+        known = {version["version_name"] for version in DBOS.list_application_versions()}
+        gone = sorted(known - {*versions, self._version})
+        if not gone:
+            return []
+        rows = DBOS.list_workflows(
+            status=["ENQUEUED", "DELAYED"], app_version=gone, load_input=False, load_output=False
+        )
+        return [row.workflow_id for row in rows]
 
     def resume(self, workflow_id: str, queue: str) -> None:
         """Give a workflow back to its queue; whoever held it can record nothing any more."""
@@ -207,8 +258,11 @@ class Engine:
             await self._runner.park()
             raise
         except (Fenced, JobCancelled) as error:
-            # The one exception that DBOS does not record as the step's outcome: this execution is simply over.
-            raise dbos_error.DBOSWorkflowCancelledError(f"{type(error).__name__} {job.id}") from error
+            raise _over(job.id, error) from error
+        except Exception as error:
+            if not passes(error):
+                raise
+            raise _over(job.id, error) from error
 
     async def _end(self, job: JobView, results: Mapping[str, Mapping[str, Any]]) -> None:
         journal = self._runner.journal
@@ -219,7 +273,7 @@ class Engine:
             else:
                 await asyncio.to_thread(journal.fail, job, "internal_error", "No step gave the job an outcome.", {})
         except (Fenced, JobCancelled) as error:
-            raise dbos_error.DBOSWorkflowCancelledError(f"{type(error).__name__} {job.id}") from error
+            raise _over(job.id, error) from error
 
     async def _inspect(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
         """The workflow `inspect`: one durable step, whose answer is the workflow's."""
@@ -232,6 +286,11 @@ class Engine:
         except Stopping:
             await self._runner.park()
             raise
+
+
+def _over(job_id: str, error: Exception) -> dbos_error.DBOSWorkflowCancelledError:
+    """The one exception that DBOS does not record as an outcome of the step or the workflow: this execution is simply over."""
+    return dbos_error.DBOSWorkflowCancelledError(f"{type(error).__name__} {job_id}")
 
 
 def _is_no_cancel(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from workers import scratch
@@ -41,7 +42,7 @@ class StepEvents:
             case {"event": "warning", "code": code, "text": text}:
                 await asyncio.to_thread(journal.event, job, "warning", {"code": code, "text": text})
             case {"event": "checkpoint", "name": name, "file": file}:
-                await asyncio.to_thread(self._checkpoint, name, file)
+                await asyncio.to_thread(self._checkpoint, name, file, event.get("values", {}))
             case {"event": "waiting"} if not self._waits:
                 self._waits = True
                 await asyncio.to_thread(
@@ -58,9 +59,9 @@ class StepEvents:
             self._said_at, self._said = now, progress
             await asyncio.to_thread(self._journal.progress, self._job, progress, seconds_left)
 
-    def _checkpoint(self, name: str, file: str) -> None:
+    def _checkpoint(self, name: str, file: str, values: Mapping[str, Any]) -> None:
         folder = self._measuring.folder
         scratch.inside(folder, name)
         if copy := scratch.taken(folder, file):
-            self._journal.checkpoint(self._job, self._step.name, name, copy)
+            self._journal.checkpoint(self._job, self._step.name, name, copy, values)
             copy.unlink()

@@ -39,6 +39,12 @@ def is_away(error: DBAPIError) -> bool:
     return bool(lost and not is_full(error))
 
 
+def passes(error: Exception) -> bool:
+    """Whether the same may go well later: there is no room, no database or no bucket, for now."""
+    away = isinstance(error, DBAPIError) and is_away(error)
+    return away or isinstance(error, StoreUnavailable) or is_full(error)
+
+
 def patient(write: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Repeat a transaction while the database or the bucket is away: a restart of either is no reason to lose a step."""
 
@@ -61,5 +67,6 @@ def fence(row: PruneJobRow | None, job: JobView, worker_id: str) -> None:
         raise Fenced(job.id)
     if row.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
         raise JobCancelled(job.id)
-    if row.worker_id != worker_id or row.status != JobStatus.RUNNING:
+    # The attempt tells two executions in one worker apart: the engine may have given it a job that it had already.
+    if (row.worker_id, row.attempt) != (worker_id, job.attempt) or row.status != JobStatus.RUNNING:
         raise Fenced(job.id)

@@ -125,13 +125,15 @@ class Journal:
             return {row.name: row.sha256 for row in rows}
 
     @patient
-    def checkpoint(self, job: JobView, step: str, name: str, copy: Path) -> None:
-        """Keep a checkpoint of a step and forget the one before it."""
+    def checkpoint(self, job: JobView, step: str, name: str, copy: Path, values: Mapping[str, Any]) -> None:
+        """Keep a checkpoint of a step, with the figures that belong to it, and forget the one before it."""
         kept = Kept(name=f"{CHECKPOINT}{step}/{name}", blob=self.blobs.put_file(copy), source=copy)
         with self.fenced(job) as (session, _):
             before = Artifacts(session).get(job.id, kept.name)
             old = before.sha256 if before else None
             self.record(session, job, kept)
+            if values:
+                Events(session).append(job.id, "metric", values)
         if old not in (None, kept.blob.sha256):
             self.drop([str(old)])
 

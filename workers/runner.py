@@ -116,7 +116,10 @@ class Runner:
             return None
         except Exception as error:
             log.exception("step broke", action="step", job_id=job.id, step=step.name)
-            await asyncio.to_thread(self.journal.fail, job, "internal_error", f"{type(error).__name__}: {error}", {})
+            ending = Ending(code="internal_error", detail=f"{type(error).__name__}: {error}")
+            if is_full(error):
+                ending = storage_full(str(error))
+            await asyncio.to_thread(self.journal.fail, job, ending.code, ending.detail, {})
             return None
 
     async def _run_step(

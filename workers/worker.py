@@ -21,10 +21,11 @@ from app.tracing import Tracing
 from lut.profile import DeviceProfile
 from workers.children import Timing
 from workers.engine import Engine
-from workers.heartbeat import Heartbeat, Reaper
+from workers.heartbeat import Heartbeat
 from workers.journal import Journal
 from workers.locks import Slots, device_lock
 from workers.pipeline import BUILD
+from workers.reaper import Reaper
 from workers.runner import Runner
 from workers.scratch import Scratch
 from workers.step import Pipeline
@@ -120,7 +121,7 @@ class _Worker:
         profile, device = self._profile, self._device_class
         with self._database.write() as session:
             workers = Workers(session)
-            workers.register(self.id, slot=self._slot, device_id=device)
+            workers.register(self.id, slot=self._slot, device_id=device, version=self._settings.queue_version)
             Devices(session).register(
                 device, name=device, hardware=profile.hardware,
                 runtime=profile.runtime, runtime_version=profile.runtime_version,

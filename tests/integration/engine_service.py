@@ -76,7 +76,7 @@ class Service:
         self.queue = Queue(self.settings.url, version=self.settings.queue_version)
         self.ledger_path = folder / "ledger"
         self._workers: list[subprocess.Popen[bytes]] = []
-        self._inputs = self._add_inputs()
+        self.inputs = self._add_inputs()
 
     def close(self) -> None:
         """End what still runs and give back every connection."""
@@ -113,13 +113,20 @@ class Service:
         self._workers.append(worker)
         return worker
 
-    def start_api(self, port: int = 0) -> "subprocess.Popen[str]":
-        """Start an API process and wait until it listens; `api_port` and `api_url` are where."""
+    def start_api(self, port: int = 0, log: Path | None = None) -> "subprocess.Popen[str]":
+        """Start an API process, which perhaps logs to a file, and wait until it listens; `api_port` and `api_url` are where."""
         environment = {**os.environ, **self._environment, "PYTHONPATH": str(ROOT), "SECATEUR_PORT": str(port)}
         environment["SECATEUR_EVENTS_POLL_S"] = "0.05"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app"], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
+        with contextlib.ExitStack() as files:
+            stderr = files.enter_context(log.open("ab")) if log else None
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app"],
+                env=environment,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
         assert process.stdout is not None
         self.api_url = process.stdout.readline().split()[-1]
         self.api_port = int(self.api_url.rpartition(":")[2])
@@ -148,7 +155,7 @@ class Service:
             if kind == "lut_build":
                 values |= {"image_size": 8}
             job = Jobs(session).add(
-                name="toy", spec=values, device_id="local", kind=kind, submitter=submitter, **self._inputs
+                name="toy", spec=values, device_id="local", kind=kind, submitter=submitter, **self.inputs
             )
             for name, value in (origin or {}).items():
                 setattr(job, name, value)
@@ -166,7 +173,7 @@ class Service:
             if row is None or not self.blobs.exists(row.sha256):
                 return False
             with contextlib.suppress(FileNotFoundError):  # replaced by the next one just now
-                return bool(json.loads(self.blobs.read_bytes(row.sha256)) == {"done": hold})
+                return bool(json.loads(self.blobs.read_bytes(row.sha256))["done"] == hold)
             return False
 
         eventually(stored, "the last checkpoint")

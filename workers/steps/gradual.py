@@ -45,8 +45,7 @@ def run(context: StepContext) -> dict[str, Any]:
             break
         now = after
         now.save(path)
-        context.checkpoint(path)
-        context.metric(**now.history[-1])
+        context.checkpoint(path, **now.history[-1])
     now.save(path)
     scores.save(context.path(RESCORED), {course.method: course.rescored(now)})
     return {"num_steps": num_steps, "history": list(now.history), **now.settled}

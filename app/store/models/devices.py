@@ -43,6 +43,8 @@ class WorkerRow(Base):
     slot: Mapped[str] = mapped_column(String(160), index=True)
     """`<host>/<slot>`."""
     device_id: Mapped[str] = mapped_column(Id)
+    version: Mapped[str] = mapped_column(Id, default="")
+    """`queue_version` of the workflows that it takes; empty for a worker from before this was written down."""
     status: Mapped[str] = mapped_column(String(16), default="live")
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now())
     heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime, default=database_now())

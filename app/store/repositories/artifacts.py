@@ -1,6 +1,6 @@
 """Files that jobs left."""
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.store.models import JobArtifactRow
@@ -28,3 +28,7 @@ class Artifacts:
         """Files of the job by name; those only the job itself needs when `hidden`."""
         query = select(JobArtifactRow).where(JobArtifactRow.job_id == job_id, JobArtifactRow.hidden == hidden)
         return [*self._session.scalars(query.order_by(JobArtifactRow.name))]
+
+    def forget(self, job_id: str) -> None:
+        """Let go of every file of the job; what nothing else names is collected later."""
+        self._session.execute(delete(JobArtifactRow).where(JobArtifactRow.job_id == job_id))

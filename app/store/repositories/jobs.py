@@ -16,14 +16,24 @@ from secateur.schemas import JobStatus
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
     JobStatus.RUNNING: frozenset(
-        {JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.RUNNING}
+        {
+            JobStatus.CANCELLING,
+            JobStatus.SUCCEEDED,
+            JobStatus.FAILED,
+            JobStatus.CANCELLED,
+            JobStatus.RUNNING,
+            JobStatus.QUEUED,
+        }
     ),
     JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
     JobStatus.CANCELLED: frozenset({JobStatus.QUEUED}),
 }
-"""From -> to. Queued -> failed: nobody could run it. Ended -> queued: a retry. Running -> running: taken over."""
+"""From -> to. Queued -> failed: nobody could run it. Ended -> queued: a retry. Running -> running: taken over.
+
+Running -> queued: begun anew, by other code than before.
+"""
 
 ACTIVE = tuple(status for status in JobStatus if not status.ended)
 
@@ -184,6 +194,24 @@ class Jobs:
         """Take a queued job off its queue; it gets another workflow when it is queued again."""
         row.turn, row.workflow_id = None, _new_workflow_id(row.id)
         self._session.flush()
+
+    def of_workflow(self, workflow_id: str) -> PruneJobRow | None:
+        """The job that this workflow runs, locked, or None."""
+        query = select(PruneJobRow).where(PruneJobRow.workflow_id == workflow_id).with_for_update()
+        return self._session.scalar(query)
+
+    def begin_anew(self, job_id: str) -> bool:
+        """Queued or running -> queued, on no queue, with a fresh workflow id and nothing done; no loss is counted."""
+        values: dict[str, Any] = {
+            "workflow_id": _new_workflow_id(job_id),
+            "turn": None,
+            "worker_id": None,
+            "phase": None,
+            "progress": 0.0,
+            "summary": None,
+            "tables": [],
+        }
+        return self._move(job_id, (JobStatus.QUEUED, JobStatus.RUNNING), JobStatus.QUEUED, values)
 
     def succeed(self, job_id: str, *, outcome: str | None, summary: Mapping[str, Any]) -> bool:
         """Running -> succeeded."""

@@ -8,7 +8,9 @@ from app.settings import Settings
 from lut.profile import DeviceProfile
 from toy_steps import PIPELINE
 from workers import worker
+from workers.__main__ import EXIT_USAGE
 from workers.heartbeat import Heartbeat
+from workers.locks import SlotTaken
 
 PROFILE = DeviceProfile(hardware="toy", runtime="none", runtime_version="0", threads=1, batch=1)
 
@@ -25,7 +27,11 @@ if __name__ == "__main__":
         worker.Heartbeat = Deaf  # type: ignore[misc]
     settings = Settings()
     configure_logs(settings)
-    worker.run_worker(
-        settings, slot=int(sys.argv[1]), device="local", device_class="local", profile=PROFILE, pipeline=PIPELINE,
-        builds=PIPELINE,
-    )  # fmt: skip
+    try:
+        worker.run_worker(
+            settings, slot=int(sys.argv[1]), device="local", device_class="local", profile=PROFILE, pipeline=PIPELINE,
+            builds=PIPELINE,
+        )  # fmt: skip
+    except SlotTaken as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(EXIT_USAGE)

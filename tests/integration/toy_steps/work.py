@@ -15,9 +15,10 @@ from workers.context import StepContext, StepProblem
 
 def run(context: StepContext) -> dict[str, Any]:
     """Tick `ticks` times, `tick_s` apart."""
-    toy = context.spec["job"]["toy"]
+    toy = ledger.toy(context.spec["job"])
     checkpoint = context.path("state/checkpoint.json")
-    done = json.loads(checkpoint.read_text())["done"] if checkpoint.exists() else 0
+    state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"done": 0, "sum": 0}
+    done = state["done"]
     ledger.write(context.spec["job"], "work", "from", done)
     misbehave(context, toy.get("act", ""))
     for tick in range(done, toy["ticks"]):
@@ -25,23 +26,29 @@ def run(context: StepContext) -> dict[str, Any]:
         time.sleep(toy["tick_s"])
         ledger.write(context.spec["job"], "tick", tick)
         checkpoint.parent.mkdir(exist_ok=True)
-        checkpoint.write_text(json.dumps({"done": tick + 1}))
-        context.checkpoint(checkpoint)
-        context.metric(tick=tick, loss=float("nan"))
+        state = {"done": tick + 1, "sum": added(state["sum"], tick)}
+        checkpoint.write_text(json.dumps(state))
+        context.checkpoint(checkpoint, tick=tick, loss=float("nan"))
         context.progress((tick + 1) / toy["ticks"])
     hold(context, toy["ticks"])
-    context.path("work.json").write_text(json.dumps({"ticks": toy["ticks"]}))
+    context.path("work.json").write_text(json.dumps({"ticks": toy["ticks"], "sum": state["sum"]}))
     ledger.write(context.spec["job"], "worked")
     return {"ticks": toy["ticks"], "summary": {"measured_ms": 1.25}}
+
+
+def added(total: int, tick: int) -> int:
+    """Return the sum with one tick more; it tells a tick that is missing, was made twice or out of turn."""
+    return (total * 31 + tick + 1) % 1_000_000_007
 
 
 def hold(context: StepContext, tick: int) -> None:
     """The first run that comes to the tick `hold` stays there: to be killed, or with the act `gate` until it may go on."""
     job, deadline = context.spec["job"], time.monotonic() + 60
-    if tick != job["toy"]["hold"] or ledger.has(job, "held"):
+    toy = ledger.toy(job)
+    if tick != toy["hold"] or ledger.has(job, "held"):
         return
     ledger.write(job, "held")
-    while time.monotonic() < deadline and not (job["toy"].get("act") == "gate" and ledger.has(job, "go")):
+    while time.monotonic() < deadline and not (toy.get("act") == "gate" and ledger.has(job, "go")):
         time.sleep(0.05)
 
 

@@ -34,10 +34,10 @@ def test_a_checkpoint_is_a_copy_taken_at_once(tmp_path: Path) -> None:
     path = context.path("state/epoch.pt")
     path.parent.mkdir()
     path.write_bytes(b"one")
-    context.checkpoint(path)
+    context.checkpoint(path, epoch=1)
     path.write_bytes(b"two")
     (event,) = events
-    assert event["name"] == "state/epoch.pt"
+    assert (event["name"], event["values"]) == ("state/epoch.pt", {"epoch": 1})
     assert (tmp_path / OUTBOX / event["file"]).read_bytes() == b"one"
 
 

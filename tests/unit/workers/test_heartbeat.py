@@ -1,16 +1,17 @@
 """The reaper passes on what the dead held, once."""
 
+import threading
 import time
+from collections.abc import Callable, Collection
 
 import pytest
 
 from app.store.base import database_now
-from app.store.repositories import Events, Jobs, Workers
+from app.store.repositories import Artifacts, Events, Jobs, Waits, Workers
 from app.store.sessions import Database
-from tests.unit.workers.worker_store import Store
-from workers.heartbeat import Heartbeat, Reaper, Running
-
-LONG_AGO_S = -60.0
+from tests.unit.workers.worker_store import PROFILE, Store
+from workers.heartbeat import Heartbeat
+from workers.reaper import Reaper, Running
 
 
 class FakeQueues:
@@ -22,7 +23,10 @@ class FakeQueues:
         self.cancelled: list[str] = []
         self.known: dict[str, str] = {}
         self.num_looks = 0
+        self.lost: list[Running] = []
+        self.of_versions: dict[str, str] = {}
         self.taken_at_look: dict[int, Running] = {}
+        self.before_resume: Callable[[], None] = lambda: None
 
     def running(self) -> list[Running]:
         """What executors hold, changed by others between two looks as a test arranged it."""
@@ -33,12 +37,21 @@ class FakeQueues:
 
     def resume(self, workflow_id: str, queue: str) -> None:
         """Remember."""
+        self.before_resume()
         self.resumed.append(f"{workflow_id} {queue}")
         self.held = [running for running in self.held if running.workflow_id != workflow_id]
 
     def cancel(self, workflow_id: str) -> None:
         """Remember."""
         self.cancelled.append(workflow_id)
+
+    def adrift(self) -> list[Running]:
+        """What the test said."""
+        return self.lost
+
+    def outdated(self, versions: Collection[str]) -> list[str]:
+        """What the test said of which version queued workflows are."""
+        return [workflow_id for workflow_id, version in self.of_versions.items() if version not in versions]
 
     def statuses(self, workflow_ids: list[str]) -> dict[str, str]:
         """What the test said."""
@@ -124,13 +137,16 @@ def test_a_job_the_engine_lost_is_ended(store: Store, engine: str, code: str | N
     assert (failure["code"] if failure else None) == code
 
 
-def test_a_job_of_a_live_worker_is_not_reconciled(store: Store) -> None:
+@pytest.mark.parametrize(("engine", "status"), [("SUCCESS", "running"), ("PENDING", "running"), ("ERROR", "failed")])
+def test_a_job_of_a_live_worker_is_reconciled_only_when_its_workflow_broke(
+    store: Store, engine: str, status: str
+) -> None:
     job = store.add_job()
     store.begin(store.add_worker("a/0:1"), job)
     queues = FakeQueues()
-    queues.known = {job.workflow_id: "SUCCESS"}
+    queues.known = {job.workflow_id: engine}
     Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).reconcile()
-    assert store.job(job.id).status == "running"
+    assert store.job(job.id).status == status
 
 
 def test_a_cancel_that_came_after_the_hand_back_is_finished(store: Store) -> None:
@@ -177,28 +193,159 @@ def test_a_worker_that_cannot_reach_the_database_for_too_long_is_told_to_end() -
     database.close()
 
 
-def test_a_silent_worker_is_reaped_by_one_that_has_been_beating(store: Store) -> None:
+def beating(store: Store, worker_id: str, queues: FakeQueues, ended: list[str] | None = None) -> Heartbeat:
+    """The heartbeat of a worker, which beats when it is told to."""
+
+    def end(worker_id: str, *, only_stopped: bool) -> None:
+        assert not only_stopped
+        if ended is not None:
+            ended.append(worker_id)
+
+    reaper = Reaper(store.database, queues, end, max_attempts=3, release=lambda: None)
+    return Heartbeat(store.url, reaper, end, worker_id, every_s=0.01, timeout_s=30, cut_off_s=30, on_lost=print)
+
+
+def pass_time(heartbeat: Heartbeat, seconds: float) -> None:
+    """Let what the heartbeat has seen lie further back."""
+    seen = heartbeat._silences._seen
+    heartbeat._silences._seen = {worker: (beat, since - seconds) for worker, (beat, since) in seen.items()}
+
+
+def test_a_silent_worker_is_reaped_by_one_that_has_watched_it_for_long_enough(store: Store) -> None:
     silent = store.add_worker("a/0:1")
     store.add_worker("b/0:1")
     job = store.add_job()
     store.begin(silent, job)
-    with store.database.write() as session:
-        row = Workers(session).get("a/0:1")
-        assert row is not None
-        row.heartbeat_at = database_now(LONG_AGO_S)
-    queues = FakeQueues(held(job.workflow_id, "a/0:1"))
-    ended: list[str] = []
-
-    def end(worker_id: str, *, only_stopped: bool) -> None:
-        assert not only_stopped
-        ended.append(worker_id)
-
-    reaper = Reaper(store.database, queues, end, max_attempts=3, release=lambda: None)
-    heartbeat = Heartbeat(store.url, reaper, end, "b/0:1", every_s=0.01, timeout_s=30, cut_off_s=30, on_lost=print)
+    queues, ended = FakeQueues(held(job.workflow_id, "a/0:1")), list[str]()
+    heartbeat = beating(store, "b/0:1", queues, ended)
     heartbeat._beat()
-    assert queues.resumed == [], "it has not yet been beating for long enough to judge others"
-    heartbeat._steady_since -= 30
+    pass_time(heartbeat, 29)
+    heartbeat._beat()
+    assert queues.resumed == []
+    pass_time(heartbeat, 2)
     heartbeat._beat()
     assert queues.resumed == [f"{job.workflow_id} device:local"]
     heartbeat._beat()
     assert store.job(job.id).num_lost == 1 and ended == ["a/0:1"]
+
+
+def test_steps_of_the_databases_clock_neither_kill_the_living_nor_keep_the_dead(store: Store) -> None:
+    for worker_id in ("dead/0:1", "lives/0:1", "b/0:1"):
+        store.add_worker(worker_id)
+    ended: list[str] = []
+    heartbeat = beating(store, "b/0:1", FakeQueues(), ended)
+    for offset_s in (3600.0, -3600.0):
+        heartbeat._beat()
+        pass_time(heartbeat, 16)
+        with store.database.write() as session:
+            row = Workers(session).get("lives/0:1")
+            assert row is not None
+            row.heartbeat_at = database_now(offset_s)
+    heartbeat._beat()
+    assert ended == ["dead/0:1"]
+
+
+def test_after_a_gap_of_its_own_a_worker_gives_the_others_time_to_beat(store: Store) -> None:
+    store.add_worker("a/0:1")
+    store.add_worker("b/0:1")
+    ended: list[str] = []
+    heartbeat = beating(store, "b/0:1", FakeQueues(), ended)
+    heartbeat._beat()
+    pass_time(heartbeat, 60)
+    heartbeat._beat_at -= 60
+    heartbeat._beat()
+    assert ended == []
+    pass_time(heartbeat, 60)
+    heartbeat._beat()
+    assert ended == ["a/0:1"]
+
+
+def test_a_worker_ends_when_it_is_cut_off_whatever_its_heartbeat_waits_for(store: Store) -> None:
+    store.add_worker("a/0:1")
+    heard: list[str] = []
+    stuck, free = threading.Event(), threading.Event()
+
+    def release() -> None:
+        stuck.set()
+        free.wait(60)
+
+    def lost(reason: str) -> None:
+        heard.append(reason)
+        heartbeat._leaving.set()
+        free.set()
+
+    reaper = Reaper(store.database, FakeQueues(), spare, max_attempts=3, release=release)
+    heartbeat = Heartbeat(store.url, reaper, spare, "a/0:1", every_s=0.01, timeout_s=60, cut_off_s=0.2, on_lost=lost)
+    heartbeat.start()
+    heartbeat.join(60)
+    assert stuck.is_set() and heard == ["cut off from the database for 0.2 s"]
+
+
+def test_a_lost_worker_is_counted_before_its_work_is_given_back_whoever_does_so(store: Store) -> None:
+    job = store.add_job()
+    store.begin(store.add_worker("a/0:1"), job)
+    die(store, "a/0", "none")
+    queues = FakeQueues(held(job.workflow_id, "a/0:1"))
+    num_lost: list[int] = []
+    queues.before_resume = lambda: num_lost.append(store.job(job.id).num_lost)
+    reaper = Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None)
+    reaper.rescue()
+    reaper.reap(["a/0:1"])
+    assert num_lost == [1] and store.job(job.id).num_lost == 1
+
+
+def test_what_a_worker_holds_without_knowing_is_given_back(store: Store) -> None:
+    queues = FakeQueues()
+    queues.lost = [held("w", "a/0:1")]
+    Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None).recall()
+    assert queues.resumed == ["w device:local"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_job_of_a_version_without_workers_begins_anew(store: Store, begun: bool) -> None:
+    journal, job = store.add_worker("a/0:1"), store.add_job()
+    if begun:
+        view = store.begin(journal, job)
+        journal.finish_step(view, "work", {"summary": {"a": 1}}, [store.kept("o.txt")], 0.5)
+        journal.hand_back(view)
+    queues = FakeQueues()
+    queues.of_versions = {job.workflow_id: "1", "inspection": "1"}
+    reaper = Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None)
+    reaper.recall()
+    reaper.recall()
+    assert queues.cancelled == [], "a worker that does not say its version may be of this one"
+    version(store, "a/0:1", "1")
+    reaper.recall()
+    reaper.recall()
+    assert queues.cancelled == [], "it has a worker"
+    version(store, "a/0:1", "2")
+    reaper.recall()
+    assert queues.cancelled == [], "its worker may be about to come back"
+    reaper.recall()
+    assert queues.cancelled == ["inspection", job.workflow_id]
+    row = store.job(job.id)
+    assert (row.status, row.turn, row.progress, row.summary) == ("queued", None, 0.0, None)
+    assert row.workflow_id != job.workflow_id and journal.begin(job.id, job.workflow_id, PROFILE) is None
+    with store.database.read() as session:
+        assert Artifacts(session).list(job.id) == Artifacts(session).list(job.id, hidden=True) == []
+        assert job.id in Waits(session).due(), "whoever releases jobs that wait puts it on its queue"
+
+
+def test_a_workflow_of_another_version_whose_worker_still_has_the_job_is_left(store: Store) -> None:
+    job = store.add_job()
+    store.begin(store.add_worker("a/0:1"), job)
+    version(store, "a/0:1", "2")
+    queues = FakeQueues()
+    queues.of_versions = {job.workflow_id: "1"}
+    reaper = Reaper(store.database, queues, spare, max_attempts=3, release=lambda: None)
+    reaper.recall()
+    reaper.recall()
+    assert store.job(job.id).status == "running" and queues.cancelled == []
+
+
+def version(store: Store, worker_id: str, version: str) -> None:
+    """Let the worker be of this version."""
+    with store.database.write() as session:
+        row = Workers(session).get(worker_id)
+        assert row is not None
+        row.version = version

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import StatementError
 
 from app.store.repositories import Artifacts, Devices, Events, Jobs, Luts, Models
 from lut.analytic import CRISP, analytic_profile
@@ -18,7 +19,7 @@ WRITES: list[Callable[[Journal, JobView, Path], None]] = [
     lambda journal, job, path: journal.phase(job, "scoring"),
     lambda journal, job, path: journal.progress(job, 0.5),
     lambda journal, job, path: journal.event(job, "log", {"text": "x"}),
-    lambda journal, job, path: journal.checkpoint(job, "work", "state", path),
+    lambda journal, job, path: journal.checkpoint(job, "work", "state", path, {"epoch": 1}),
     lambda journal, job, path: journal.finish_step(job, "work", {"summary": {"a": 1}}, [], 0.5),
     lambda journal, job, path: journal.recall_step(job, {}, 0.5),
     lambda journal, job, path: journal.succeed(job, "budget_met"),
@@ -46,6 +47,15 @@ def test_a_zombie_writes_nothing(store: Store, file: Path) -> None:
     assert asdict_of(store, job.id) == before
     zombie.hand_back(old)
     assert store.job(job.id).worker_id == "a/1:1"
+
+
+def test_of_two_executions_in_one_worker_the_older_one_writes_nothing(store: Store, file: Path) -> None:
+    journal, job = store.add_worker("a/0:1"), store.add_job()
+    old, new = store.begin(journal, job), store.begin(journal, job)
+    for write in WRITES:
+        with pytest.raises(Fenced):
+            write(journal, old, file)
+    journal.checkpoint(new, "work", "state", file, {})
 
 
 def test_a_cancelled_job_is_written_no_more(store: Store, file: Path) -> None:
@@ -177,25 +187,38 @@ def test_a_step_is_recorded_with_its_files_figures_and_table_or_not_at_all(store
 def test_a_new_checkpoint_replaces_the_old_one_and_its_file(store: Store, file: Path) -> None:
     journal = store.add_worker("a/0:1")
     view = store.begin(journal, store.add_job())
-    journal.checkpoint(view, "work", "state", file)
+    journal.checkpoint(view, "work", "state", file, {})
     first = journal.artifacts(view)["checkpoint/work/state"]
-    journal.checkpoint(view, "work", "state", file)
+    journal.checkpoint(view, "work", "state", file, {})
     assert store.blobs.exists(first), "an equal checkpoint is the same file"
     file.write_bytes(b"state 2")
-    journal.checkpoint(view, "work", "state", file)
+    journal.checkpoint(view, "work", "state", file, {})
     second = journal.artifacts(view)["checkpoint/work/state"]
     assert first != second and not store.blobs.exists(first) and store.blobs.exists(second)
     journal.finish_step(view, "work", {}, [], 1.0)
     assert journal.artifacts(view) == {} and not store.blobs.exists(second)
 
 
+def test_a_checkpoint_and_its_figures_are_recorded_together_or_not_at_all(store: Store, file: Path) -> None:
+    journal = store.add_worker("a/0:1")
+    view = store.begin(journal, store.add_job())
+    with pytest.raises((StatementError, TypeError)):
+        journal.checkpoint(view, "work", "state", file, {"epoch": object()})
+    assert journal.artifacts(view) == {}, "a kill between the two would have lost the epoch's figures"
+    journal.checkpoint(view, "work", "state", file, {"epoch": 1})
+    assert list(journal.artifacts(view)) == ["checkpoint/work/state"]
+    with store.database.read() as session:
+        told = [event.data for event in Events(session).after(view.id) if event.kind == "metric"]
+    assert told == [{"epoch": 1}]
+
+
 def test_a_checkpoint_equal_to_a_needed_file_leaves_that_file(store: Store, file: Path) -> None:
     journal = store.add_worker("a/0:1")
     view = store.begin(journal, store.add_job())
     file.write_bytes(b"weights")
-    journal.checkpoint(view, "work", "state", file)
+    journal.checkpoint(view, "work", "state", file, {})
     file.write_bytes(b"other")
-    journal.checkpoint(view, "work", "state", file)
+    journal.checkpoint(view, "work", "state", file, {})
     assert store.blobs.exists(view.inputs["model"])
 
 

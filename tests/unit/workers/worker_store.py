@@ -1,6 +1,7 @@
 """A migrated store with a model and a dataset, and what tests of workers do with it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from app.store.blobs import LocalBlobs
@@ -8,7 +9,7 @@ from app.store.models import PruneJobRow
 from app.store.repositories import Devices, Jobs, Workers
 from app.store.sessions import Database
 from lut.profile import DeviceProfile
-from workers.journal import Journal
+from workers.journal import Journal, Kept
 from workers.view import JobView
 
 PROFILE = DeviceProfile(hardware="toy", runtime="none", runtime_version="0", threads=1, batch=1)
@@ -37,6 +38,10 @@ class Store:
             row = Jobs(session).add(name="", spec=values, device_id="local", **self.inputs)
             row.turn = 0
             return row
+
+    def kept(self, name: str) -> Kept:
+        """A file that a step left."""
+        return Kept(name=name, blob=self.blobs.put_bytes(name.encode()), source=Path(name))
 
     def job(self, job_id: str) -> PruneJobRow:
         """The job as it is now."""

@@ -1,0 +1,1 @@
+"""Faults thrown at a real service, run after run; see `python -m tests.faults --help`."""

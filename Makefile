@@ -34,11 +34,13 @@ test: $(READY) lint ## lint, type-check and run every test
 hosts: $(READY) ## two hosts and a network that fails between them, in namespaces; as root, 6 minutes
 	$(BIN)/python -m tests.hosts $(ARGS)
 
-lint: $(READY) ## ruff, mypy --strict, import directions
+lint: $(READY) ## ruff, mypy --strict, import directions, Dockerfile and compose file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 audit: $(READY) ## look the locked packages up among known vulnerabilities
 	$(BIN)/python deploy/audit.py $(ARGS)

@@ -37,11 +37,13 @@ hosts: $(READY) ## two hosts and a network that fails between them, in namespace
 faults: $(READY) ## 200 runs of a service with a random fault each, 30 minutes; ARGS="--shipped", "--faults NAME.."
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)
 
-lint: $(READY) ## ruff, mypy --strict, import directions
+lint: $(READY) ## ruff, mypy --strict, import directions, Dockerfile and compose file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 audit: $(READY) ## look the locked packages up among known vulnerabilities
 	$(BIN)/python deploy/audit.py $(ARGS)

@@ -201,6 +201,16 @@ class Settings(BaseSettings):
         description="How long a process that is told to stop takes at most: the API for requests it is answering, a "
         "worker for the running step to come to its next checkpoint.",
     )
+    train_processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes of a worker's machine that train a job's network together, each on a share of every batch.",
+    )
+    train_device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description="What networks are trained on; with `cuda` each of those processes has a GPU of its own.",
+    )
     max_attempts: int = Field(
         default=3, ge=1, description="How many workers may be lost to one job before it is failed as `poison_job`."
     )

@@ -1,4 +1,4 @@
-"""`python -m app.upkeep gc | backup FILE | restore FILE`: what an operator does to the data of a service."""
+"""`python -m app.upkeep migrate | gc | backup FILE | restore FILE`: what an operator does to the data of a service."""
 
 import argparse
 import sys
@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do it and return the exit code; what went, or where the backup lies, is printed."""
     parser = argparse.ArgumentParser(prog="secateur", description="Look after a service's data.")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("migrate")
     gc = commands.add_parser("gc")
     gc.add_argument("--dry-run", action="store_true")
     for name in ("backup", "restore"):
@@ -26,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings()
     configure_logs(settings)
     try:
-        if asked.command == "gc":
+        if asked.command == "migrate":
+            migrate(settings)
+        elif asked.command == "gc":
             _collect(settings, dry_run=asked.dry_run)
         elif asked.command == "backup":
             _say(f"{asked.file} holds", back_up(settings, asked.file))

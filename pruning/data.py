@@ -1,4 +1,4 @@
-"""Images of the user's classes, decoded once, in three splits; batches are normalised and augmented on the fly.
+"""Images of the user's classes, decoded once, in three splits; batches are normalised on the fly.
 
 Which split is which: the *reported* split is `test/` if the zip has it, else `val/`, else a fifth of `train/` held out.
 The *selection* split (it chooses epochs and learning rates) is `val/` when a `test/` stands beside it, else a tenth of
@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pruning.imagezip import (
     ZipSummary,
@@ -30,13 +29,11 @@ from pruning.imagezip import (
 )
 from pruning.zipcheck import DataError, Limits
 
-__all__ = ["DataError", "Dataset", "Limits", "Split", "ZipSummary", "inspect_zip", "load", "shuffled"]
+__all__ = ["DataError", "Dataset", "Limits", "Split", "ZipSummary", "inspect_zip", "load"]
 
 REPORTED_SHARE = 0.2
 SELECTION_SHARE = 0.1
 MAX_SELECTION_IMAGES = 2000
-SHIFT_SHARE = 8
-"""Training images are shifted by at most a `1 / SHIFT_SHARE` of their side."""
 CACHE_VERSION = 1
 
 
@@ -136,34 +133,7 @@ def load(
     )
 
 
-def shuffled(split: Split, batch_size: int, *, seed: int, epoch: int, flip: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield one epoch of augmented batches; the same seed and epoch give the same batches on every machine.
-
-    Augmentation is light: a shift of at most an eighth of the side (borders are mirrored), and mirror images if `flip`.
-    """
-    draw = np.random.default_rng([seed, epoch])
-    order = draw.permutation(len(split))
-    for start in range(0, len(split), batch_size):
-        positions = order[start : start + batch_size]
-        images = split.normalise(_augment(split.raw(positions), draw, flip))
-        yield images, torch.from_numpy(split.labels[positions])
-
-
 _SPLIT_CODES = ("train", "val", "test")
-
-
-def _augment(raw: Tensor, draw: np.random.Generator, flip: bool) -> Tensor:
-    count, _, height, width = raw.shape
-    reach = max(1, min(height, width) // SHIFT_SHARE)
-    padded = functional.pad(raw.float(), (reach,) * 4, mode="reflect").to(torch.uint8)
-    top, left = (torch.from_numpy(draw.integers(0, 2 * reach + 1, count)) for _ in range(2))
-    rows = top[:, None] + torch.arange(height)
-    columns = left[:, None] + torch.arange(width)
-    if flip:
-        mirrored = torch.from_numpy(draw.random(count) < 0.5)
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    images = torch.arange(count)[:, None, None]
-    return padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def _decode_or_reuse(

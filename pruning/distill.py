@@ -11,16 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from pruning.data import Split, shuffled
+from pruning.augment import shuffled
+from pruning.data import Split
 from pruning.evaluate import logits
 from pruning.masked import Masks
 from pruning.network import Network
 from pruning.patterns.training import MaskedTraining
+from pruning.team import ALONE, Team
 
 RANGE_SHARE = 0.15
 """Of the time limit, at most this much goes into finding the learning rate."""
@@ -33,8 +36,19 @@ BF16_GAIN = 1.1
 """bfloat16 is taken when it is at least this much faster."""
 UNMASKED: Masks = MappingProxyType({})
 """No masks: every weight learns."""
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Images float32 [b, C, H, W], labels int64 [b], the dense network's logits float32 [b, k]."""
+
+
+class Batch(NamedTuple):
+    """What one process sees of a batch."""
+
+    images: Tensor
+    """float32 [b, C, H, W]."""
+    labels: Tensor
+    """int64 [b]."""
+    soft: Tensor
+    """The dense network's logits, float32 [b, k]."""
+    share: float = 1.0
+    """How much of the batch these rows are, 0 to 1; at 0 they are another rank's, and only keep this one company."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +96,7 @@ def distillation_loss(outputs: Tensor, soft: Tensor, labels: Tensor, options: Fi
 
 
 class Distiller:
-    """A private copy of both networks, the training images and one optimiser."""
+    """A private copy of both networks, the training images and one optimiser; every rank of a team has one."""
 
     def __init__(
         self,
@@ -91,24 +105,25 @@ class Distiller:
         train: Split,
         options: FinetuneOptions,
         masks: Masks = UNMASKED,
+        team: Team = ALONE,
     ) -> None:
-        self.start = student
+        self.start, self.team = student, team
         self.train, self.options, self.masks = train, options, masks
-        self.student = replace(student, module=_private(student.module))
-        self.teacher = replace(teacher, module=_private(teacher.module))
+        self.student = replace(student, module=_private(student.module).to(team.device))
+        self.teacher = replace(teacher, module=_private(teacher.module).to(team.device))
         self.masking = MaskedTraining(self.student, masks, mode=options.mask_mode)
         self.precision = "fp32"
         self.optimizer = self._optimizer()
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch with the dense network's logits, the same whenever they are asked for."""
-        return ((images, labels, self._soft(images)) for images, labels in self._drawn(epoch))
+        return (Batch(images, labels, self._soft(images), share) for images, labels, share in self._drawn(epoch))
 
     def _forward(self, network: Network, images: Tensor) -> Tensor:
         if self.precision == "fp32":
             outputs: Tensor = network.module(images)
             return outputs
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self.team.device.type, dtype=torch.bfloat16):
             outputs = network.module(images.contiguous(memory_format=torch.channels_last))
         return outputs.float()
 
@@ -117,15 +132,16 @@ class Distiller:
             return self._forward(self.teacher, images)
 
     def step(self, batch: Batch, rate: float) -> float:
-        """Take one optimiser step and return its loss."""
-        images, labels, soft = batch
+        """Take one optimiser step and return its loss, that of the whole batch."""
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
-        loss = distillation_loss(self._forward(self.student, images), soft, labels, self.options)
+        outputs = self._forward(self.student, batch.images)
+        loss = batch.share * distillation_loss(outputs, batch.soft, batch.labels, self.options)
         loss.backward()  # type: ignore[no-untyped-call]
+        total = self.team.summed(loss, self.student.module.parameters())
         torch.nn.utils.clip_grad_norm_(self.student.module.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
-        return float(loss.detach())
+        return total
 
     def _optimizer(self) -> torch.optim.Optimizer:
         optimizer = torch.optim.AdamW(self.student.module.parameters(), weight_decay=self.options.weight_decay)
@@ -142,7 +158,7 @@ class Distiller:
         """Return the student's state, masked weights with the values they have behind their mask."""
         state = state_of(self.student.module)
         for name, behind in self.masking.state_dict().items():
-            state[f"{name}.weight"] = torch.where(self.masks[name], state[f"{name}.weight"], behind).contiguous()
+            state[f"{name}.weight"] = torch.where(self.masks[name], state[f"{name}.weight"], behind.cpu()).contiguous()
         return state
 
     def set_precision(self, precision: str) -> None:
@@ -153,23 +169,25 @@ class Distiller:
             network.module.to(memory_format=layout)
 
     def choose_precision(self) -> tuple[str, float]:
-        """Return the precision to train in and its speed in images per second, from a few timed steps of each."""
+        """Return the precision to train in and the team's speed in images per second, from a few timed steps of each."""
         _, height, width = self.start.input_shape
         size = min(self.options.batch_size, max(8, (1 << 21) // (height * width)), len(self.train))
-        images, labels = next(iter(self.train.take(size).batches(size)))
+        own, share = self._own(size)
+        whole = next(iter(self.train.take(size).batches(size)))
+        images, labels = (one[own].to(self.team.device) for one in whole)
         names = ("fp32", "bf16") if self.options.precision == "auto" else (self.options.precision,)
-        speeds = {name: size / self._time_step(name, images, labels) for name in names}
+        speeds = {name: size / self._time_step(name, images, labels, share) for name in names}
         self.reset()
         fast = len(names) > 1 and speeds["bf16"] > BF16_GAIN * speeds["fp32"]
         chosen = "bf16" if fast else names[0]
-        return chosen, speeds[chosen]
+        return self.team.told((chosen, speeds[chosen]))
 
-    def _time_step(self, precision: str, images: Tensor, labels: Tensor) -> float:
+    def _time_step(self, precision: str, images: Tensor, labels: Tensor, share: float) -> float:
         self.set_precision(precision)
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            self.step((images, labels, self._soft(images)), 0.0)
+            self.step(Batch(images, labels, self._soft(images), share), 0.0)
             seconds.append(time.perf_counter() - start)
         return min(seconds[1:])  # the first one pays for warming up
 
@@ -187,7 +205,7 @@ class Distiller:
         affordable = min(in_training, RANGE_SHARE * 60 * self.options.max_minutes / step_s)
         num_steps = max(8, min(self.options.range_steps, int(affordable / (len(rates) / 4 + 2))))
         held = selection.take(RANGE_IMAGES, self.options.seed)
-        held_soft, soft = logits(self.teacher, held), list[Tensor]()
+        held_soft, soft = self.outputs(self.teacher, held), list[Tensor]()
         losses = {rate: self._try_rate(rate, num_steps // 4, soft, held, held_soft) for rate in rates}
         place = rates.index(_lowest(losses))
         finals = {rate: self._try_rate(rate, num_steps, soft, held, held_soft) for rate in rates[place : place + 2]}
@@ -198,20 +216,36 @@ class Distiller:
         self.reset()
         for step, batch in enumerate(self._range_batches(num_steps, soft)):
             self.step(batch, rate * schedule(step, num_steps))
-        outputs, labels = logits(self.student, held), torch.from_numpy(held.labels)
+        outputs, labels = self.outputs(self.student, held), torch.from_numpy(held.labels)
         return float(distillation_loss(outputs, held_soft, labels, self.options))
+
+    def outputs(self, network: Network, split: Split) -> Tensor:
+        """Return the network's logits on a split, float32 [n, k]; each rank computes its own rows."""
+        own = self.team.rows(len(split))
+        return self.team.gathered(logits(network, replace(split, index=split.index[own], labels=split.labels[own])))
 
     def _range_batches(self, num_steps: int, soft: list[Tensor]) -> Iterator[Batch]:
         """Yield the first batches of the range test; `soft` keeps the dense network's logits from one call to the next."""
         drawn = (batch for epoch in count(RANGE_EPOCH) for batch in self._drawn(epoch))
-        for step, (images, labels) in enumerate(islice(drawn, num_steps)):
+        for step, (images, labels, share) in enumerate(islice(drawn, num_steps)):
             if step == len(soft):
                 soft.append(self._soft(images))
-            yield images, labels, soft[step]
+            yield Batch(images, labels, soft[step], share)
 
-    def _drawn(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        options = self.options
-        return shuffled(self.train, options.batch_size, seed=options.seed, epoch=epoch, flip=options.flip)
+    def _drawn(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Yield images and labels of this rank's rows of each batch, and their share of it."""
+        num, size, options = len(self.train), self.options.batch_size, self.options
+        own = shuffled(
+            self.train, size, seed=options.seed, epoch=epoch, flip=options.flip, rows=lambda count: self._own(count)[0]
+        )
+        for start, (images, labels) in zip(range(0, num, size), own, strict=True):
+            yield images.to(self.team.device), labels.to(self.team.device), self._own(min(size, num - start))[1]
+
+    def _own(self, count: int) -> tuple[slice, float]:
+        """Return this rank's rows of a batch and their share of it: a rank without any takes the first row, at share 0."""
+        own = self.team.rows(count)
+        num = own.stop - own.start
+        return (own, num / count) if num else (slice(0, 1), 0.0)
 
 
 def _lowest(losses: dict[float, float]) -> float:
@@ -220,9 +254,10 @@ def _lowest(losses: dict[float, float]) -> float:
 
 
 def state_of(module: fx.GraphModule) -> dict[str, Tensor]:
-    """Return a copy of parameters and buffers, in the plain memory layout."""
+    """Return a copy of parameters and buffers, in the plain memory layout, in this machine's own memory."""
     return {
-        name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in module.state_dict().items()
+        name: value.detach().clone(memory_format=torch.contiguous_format).cpu()
+        for name, value in module.state_dict().items()
     }
 
 

@@ -52,13 +52,14 @@ def logits(network: Network, split: Split) -> Tensor:
     """Return float32 [n, o]: the network's outputs on a split, in evaluation mode, nothing augmented.
 
     ONNX Runtime computes them, two to eight times as fast as eager PyTorch on a CPU; PyTorch those of a network with
-    operations that we write no ONNX for.
+    operations that we write no ONNX for, and of one that lies on a GPU.
     """
     network.module.eval()
+    device = next((one.device for one in network.module.parameters()), torch.device("cpu"))
     batch_size = max(8, min(MAX_BATCH, BATCH_VALUES // math.prod(network.input_shape)))
-    forward = _in_runtime(network, batch_size) or network.module
+    forward = (_in_runtime(network, batch_size) if device.type == "cpu" else None) or network.module
     with torch.inference_mode():
-        parts = [forward(images).float() for images, _ in split.batches(batch_size)]
+        parts = [forward(images.to(device)).float().cpu() for images, _ in split.batches(batch_size)]
     return torch.cat(parts) if parts else torch.empty(0, network.num_outputs)
 
 

@@ -2,7 +2,7 @@
 
 AdamW at a learning rate found by a short range test, cosine decay, the epoch chosen on the selection split with the
 start as epoch 0. A run is a function of its seed: every epoch draws its batches from (seed, epoch) alone, so a run that
-resumes from its checkpoint goes on exactly where the other stopped.
+resumes from its checkpoint goes on exactly where the other stopped, with as many processes as it likes (`pruning.team`).
 """
 
 import copy
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from pruning.data import Split
 from pruning.distill import UNMASKED, Distiller, FinetuneOptions, schedule, state_of
-from pruning.evaluate import Accuracy, accuracy_of, logits
+from pruning.evaluate import Accuracy, accuracy_of
 from pruning.masked import Masks, masked_copy
 from pruning.network import Network
+from pruning.team import ALONE, Team
 
 __all__ = ["EpochMetrics", "FinetuneOptions", "FinetuneResult", "finetune"]
 
@@ -101,6 +102,7 @@ def finetune(
     on_epoch: Callable[[EpochMetrics], None] | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[float], None] | None = None,
+    team: Team = ALONE,
 ) -> FinetuneResult:
     """Return the best network of a training run, by accuracy then loss on `selection`, the start included.
 
@@ -116,9 +118,13 @@ def finetune(
         on_epoch: called after each epoch, once its checkpoint is written; what it raises ends the run.
         checkpoint: file that is rewritten after each epoch; one that belongs to the same run is resumed from.
         progress: share of the planned steps done, 0 to 1.
+        team: the processes that train together, all of which call this alike; rank 0 alone writes the checkpoint and
+            calls `on_epoch` and `progress`.
     """
-    trainer = _Trainer(student, teacher, train, selection, options, masks)
-    saved = _read(checkpoint, trainer.fingerprint) if checkpoint else None
+    trainer = _Trainer(student, teacher, train, selection, options, masks, team)
+    if not team.leads:
+        on_epoch = progress = checkpoint = None
+    saved = team.told(_read(checkpoint, trainer.fingerprint) if checkpoint else None)
     run = trainer.resume(saved) if saved else trainer.begin()
     num_resumed = run.history[-1].epoch
     if not saved and on_epoch:
@@ -151,9 +157,17 @@ class _Trainer:
     """Ties the distillation to a run: where it starts, what an epoch does, what a checkpoint holds."""
 
     def __init__(
-        self, student: Network, teacher: Network, train: Split, selection: Split, options: FinetuneOptions, masks: Masks
+        self,
+        student: Network,
+        teacher: Network,
+        train: Split,
+        selection: Split,
+        options: FinetuneOptions,
+        masks: Masks,
+        team: Team,
     ) -> None:
-        self.distiller = Distiller(student, teacher, train, options, masks)
+        self.distiller = Distiller(student, teacher, train, options, masks, team)
+        self.team = team
         self.start, self.train, self.selection, self.options = student, train, selection, options
         self.steps_per_epoch = math.ceil(len(train) / options.batch_size)
         self.began = time.perf_counter()
@@ -161,7 +175,7 @@ class _Trainer:
 
     def begin(self) -> _Run:
         """Return a run at epoch 0: precision, learning rate and number of epochs are settled here, once."""
-        start = accuracy_of(logits(self.distiller.student, self.selection), self.selection.labels)
+        start = self._accuracy()
         evaluation_s = time.perf_counter() - self.began
         precision, images_per_s = self.distiller.choose_precision()
         self.distiller.set_precision(precision)
@@ -172,7 +186,7 @@ class _Trainer:
             rate=rate,
             range_losses=losses,
             precision=precision,
-            num_planned=max(1, min(self.options.max_epochs, int(left_s / epoch_s))),
+            num_planned=self.team.told(max(1, min(self.options.max_epochs, int(left_s / epoch_s)))),
             history=[self._metrics(0, float("nan"), start)],
             best_epoch=0,
             best=state_of(self.start.module),
@@ -215,12 +229,15 @@ class _Trainer:
                 break
             if progress:
                 progress((step + 1) / num_steps)
-        now = accuracy_of(logits(self.distiller.student, self.selection), self.selection.labels)
+        now = self._accuracy()
         run.diverged = not math.isfinite(losses[-1]) or not math.isfinite(now.loss)
         run.history.append(self._metrics(epoch, sum(losses) / len(losses), now))
         best = run.history[run.best_epoch]
         if not run.diverged and (now.overall, -now.loss) > (best.accuracy, -best.loss):
             run.best_epoch, run.best = epoch, self.distiller.unmasked()
+
+    def _accuracy(self) -> Accuracy:
+        return accuracy_of(self.distiller.outputs(self.distiller.student, self.selection), self.selection.labels)
 
     def _metrics(self, epoch: int, train_loss: float, now: Accuracy) -> EpochMetrics:
         return EpochMetrics(
@@ -229,7 +246,7 @@ class _Trainer:
             accuracy=now.overall,
             per_class=now.per_class,
             loss=now.loss,
-            seconds=time.perf_counter() - self.began,
+            seconds=self.team.told(time.perf_counter() - self.began),
         )
 
 

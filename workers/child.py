@@ -64,7 +64,7 @@ class Order:
 def main() -> int:
     """Run the bodies that are ordered, until one ends without a result; return the exit code."""
     parent = os.getppid()
-    _die_with_parent(parent)
+    die_with_parent(parent)
     wire, stdin = _take_stdout(), _take_stdin()
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     draining = threading.Event()
@@ -116,8 +116,8 @@ def _carry_out(order: Order, emit: Emit, lines: "queue.SimpleQueue[bytes]", drai
     return None
 
 
-def _die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGKILL at the worker's death; elsewhere than on Linux the guard thread does it alone."""
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel for SIGKILL at the death of process `parent`; elsewhere than on Linux the guard thread does it alone."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -31,6 +31,9 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 
+_FOR_CHILDREN = "SECATEUR_TRAIN_"
+"""Settings of steps themselves, which a child sees."""
+
 OnEvent = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any] | None]]
 """Takes an event; what it returns is the answer to a question. While it works, the child's silence is not counted."""
 
@@ -58,7 +61,7 @@ class Ending:
 
 def child_env(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment a child may see: everything but settings of ours, database access and secrets."""
-    env = {name: value for name, value in environ.items() if not _SECRET.search(name)}
+    env = {name: value for name, value in environ.items() if name.startswith(_FOR_CHILDREN) or not _SECRET.search(name)}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
     env["PYTHONUNBUFFERED"] = "1"
     return env

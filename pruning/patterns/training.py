@@ -83,7 +83,7 @@ class MaskedTraining:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from `state_dict()`, once the network has its own state back."""
-        self._hidden = {name: value.clone() for name, value in state.items()}
+        self._hidden = {name: value.to(self._weight(name).device, copy=True) for name, value in state.items()}
         apply_masks(self._module, self._masks)
 
     def _weight(self, name: str) -> nn.Parameter:

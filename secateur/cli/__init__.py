@@ -54,6 +54,7 @@ for command, panel in (
     (serve.serve, SERVICE),
     (serve.worker, SERVICE),
     (serve.agent, SERVICE),
+    (upkeep.migrate, SERVICE),
     (upkeep.gc, SERVICE),
     (upkeep.backup, SERVICE),
     (upkeep.restore, SERVICE),

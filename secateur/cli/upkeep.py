@@ -1,4 +1,4 @@
-"""`secateur gc | backup | restore`: the data of a service whose settings are in this process's environment."""
+"""`secateur migrate | gc | backup | restore`: the data of a service whose settings are in this process's environment."""
 
 import os
 import sys
@@ -10,6 +10,11 @@ import typer
 from secateur.cli.serve import SERVER_PARTS, require
 
 File = Annotated[Path, typer.Argument(help="The backup.", dir_okay=False, show_default=False)]
+
+
+def migrate() -> None:
+    """Bring the database up to date, as the API does when it starts: before processes of a new version."""
+    _run("migrate")
 
 
 def gc(

@@ -89,10 +89,11 @@ def test_what_an_older_service_held_belongs_to_the_default_project(empty_url: st
 
 
 def test_processes_that_start_at_once_migrate_once(empty_url: str, tmp_path: Path) -> None:
-    code = "from app.migrate import migrate; from app.settings import Settings; migrate(Settings())"
     environment = {"SECATEUR_HOME": str(tmp_path / "home"), "SECATEUR_DATABASE_URL": empty_url, "PYTHONPATH": str(ROOT)}
     processes = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-m", "app.upkeep", "migrate"], env=environment, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
     ends = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.data import DataError, Limits, inspect_zip, load, shuffled
+from pruning.augment import shuffled
+from pruning.data import DataError, Limits, inspect_zip, load
 from tests.unit.pruning.pictures import colourful, encoded, folder_of, zip_of
 
 PHOTO = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2), "image_size": 8}

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pruning.data import Split, shuffled
+from pruning.augment import shuffled
+from pruning.data import Split
 from pruning.distill import Distiller, distillation_loss, schedule
 from pruning.evaluate import accuracy
 from pruning.finetune import EpochMetrics, FinetuneOptions, FinetuneResult, finetune

@@ -33,6 +33,7 @@ from app.api import (
 )
 from app.api import metrics as metrics_route
 from app.auth.middleware import TrailMiddleware
+from app.feed import Feed
 from app.links import add_links
 from app.metrics import Metrics
 from app.middleware import GuardMiddleware, LimitMiddleware, RequestMiddleware
@@ -82,11 +83,16 @@ def create_app(settings: Settings) -> FastAPI:
         services = open_services(settings)
         app.state.services = services
         metrics.watch(services)
-        upkeep = asyncio.create_task(_tend(services, app.state.stopping.is_set))
+        app.state.feed = Feed(services.database, settings.events_poll_s, app.state.stopping)
+        tasks = [
+            asyncio.create_task(_tend(services, app.state.stopping.is_set)),
+            asyncio.create_task(app.state.feed.run()),
+        ]
         yield
         app.state.stopping.set()
-        upkeep.cancel()
-        await asyncio.gather(upkeep, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await run_in_threadpool(services.close)
         await run_in_threadpool(tracing.close)
         await run_in_threadpool(metrics.close)

@@ -167,7 +167,9 @@ class Settings(BaseSettings):
         default=24.0, gt=0, description="How long an `Idempotency-Key` answers with its first answer."
     )
     events_poll_s: float = Field(
-        default=0.5, gt=0, description="How often an open event stream looks for new events in the database."
+        default=0.5,
+        gt=0,
+        description="How often an API process looks for new events, for all its open streams at once.",
     )
     events_heartbeat_s: float = Field(
         default=15.0,

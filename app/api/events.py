@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.sse import format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -15,7 +16,9 @@ from app.api import wire
 from app.api.submission import require_job
 from app.auth.access import Access, Reader
 from app.errors import ApiProblem, responses
+from app.feed import STILL_HERE, Feed, Frame, frame
 from app.services import Services, ServicesDep
+from app.store.models import JobEventRow
 from app.store.repositories import Events
 from secateur.schemas import JobEvent, JobStatus, Page
 from secateur.wire import CLOSING
@@ -26,6 +29,8 @@ builds = APIRouter(prefix="/v1/lut-builds", tags=["latency tables"])
 EVENT_STREAM = "text/event-stream"
 _PAGE_SIZE = 500
 _RECONNECT_MS = 2000
+_AGAIN_S = 2.0
+"""How long a stream waits before it asks a database again that did not answer."""
 _LARGEST_ID = 2**63 - 1
 
 EventId = Annotated[int | None, Query(ge=0, le=_LARGEST_ID, description="Answer with a page of events after this id.")]
@@ -89,61 +94,70 @@ async def follow(
     """The history of a job of this kind, as a stream or a page; raises 404."""
     accept = request.headers.get("accept", "")
     start = last_event_id if last_event_id is not None else after or 0
-    batch, _ = await run_in_threadpool(_read, services, who, job_id, kind, start, limit)
+    batch = await run_in_threadpool(_page, services, who, job_id, kind, start, limit)
     if EVENT_STREAM not in accept and (after is not None or "application/json" in accept):
         cursor = str(batch[-1].id) if len(batch) == limit else None
         return JSONResponse(Page[JobEvent](items=batch, next_cursor=cursor).model_dump(mode="json"))
-    stopping: threading.Event = request.app.state.stopping
+    feed: Feed = request.app.state.feed
     return StreamingResponse(
-        _stream(services, who, job_id, kind, start, stopping),
+        _stream(services, feed, who, job_id, kind, start, request.app.state.stopping),
         media_type=EVENT_STREAM,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
+def _page(services: Services, who: Access, job_id: str, kind: str, after: int, limit: int) -> list[JobEvent]:
+    with services.database.read() as session:
+        rows, _ = _read(session, who, job_id, kind, after, limit)
+        return [wire.event(row) for row in rows]
+
+
 async def _stream(
-    services: Services, who: Access, job_id: str, kind: str, after: int, stopping: threading.Event
+    services: Services, feed: Feed, who: Access, job_id: str, kind: str, after: int, stopping: threading.Event
 ) -> AsyncIterator[bytes]:
     """Events as they come, until the job has ended, or the service stops, of which a last event of its own tells.
 
-    No connection is held between looks.
+    First the history, read here, then what the feed brings. Who is too slow for the feed reads here again.
     """
-    heartbeat_s = services.settings.events_heartbeat_s
-    spoke_at = time.monotonic()
     yield format_sse_event(comment="secateur", retry=_RECONNECT_MS)
     while not stopping.is_set():
-        silent = time.monotonic() - spoke_at >= heartbeat_s
         try:
-            batch, ended = await run_in_threadpool(_read, services, who, job_id, kind, after, _PAGE_SIZE, check=silent)
+            frames, ended = await run_in_threadpool(_history, services, who, job_id, kind, after)
         except ApiProblem:
             return  # the key has ended, or the job is gone: whoever asks again hears which
-        for item in batch:
-            after = item.id
-            yield format_sse_event(data_str=item.model_dump_json(), id=str(item.id))
-        if len(batch) == _PAGE_SIZE:
+        except SQLAlchemyError:
+            yield STILL_HERE
+            await asyncio.sleep(_AGAIN_S)
+            continue
+        if frames:
+            yield b"".join(one.text for one in frames)
+            after = frames[-1].id
+        if len(frames) == _PAGE_SIZE:
             continue
         if ended:
             return
-        if batch or silent:
-            spoke_at = time.monotonic()
-        if silent and not batch:
-            yield format_sse_event(comment="still here")
-        await asyncio.sleep(services.settings.events_poll_s)
+        with feed.watch(job_id, who.key.id if who.key else None, after) as watcher:
+            while (text := await watcher.take(services.settings.events_heartbeat_s)) is not None:
+                yield text
+        if watcher.over:
+            return
+        after = watcher.position
     # The job goes on, this process does not: whoever understands it comes back at once and finds another one.
     yield format_sse_event(event=CLOSING, data_str="{}", retry=_RECONNECT_MS)
 
 
-def _read(
-    services: Services, who: Access, job_id: str, kind: str, after: int, limit: int, *, check: bool = False
-) -> tuple[list[JobEvent], bool]:
-    """Events after an id, and whether the job had ended before they were read; raises 404.
-
-    Raises 401 when there is something to tell, or with `check`, and the key has ended.
-    """
+def _history(services: Services, who: Access, job_id: str, kind: str, after: int) -> tuple[list[Frame], bool]:
+    """A page of the history, ready to send, and whether the job had ended before; raises as `_read`, and 401 for a key that has."""
     with services.database.read() as session:
-        # First the status: its event was written with it, so that a stream which ends here has told it.
-        ended = JobStatus(require_job(session, who, job_id, kind).status).ended
-        rows = Events(session).after(job_id, after, limit=limit)
-        if rows or check:  # many streams are silent most of the time
-            who.check(session)
-        return [wire.event(row) for row in rows], ended
+        rows, ended = _read(session, who, job_id, kind, after, _PAGE_SIZE)
+        who.check(session)
+        return [frame(row) for row in rows], ended
+
+
+def _read(
+    session: Session, who: Access, job_id: str, kind: str, after: int, limit: int
+) -> tuple[list[JobEventRow], bool]:
+    """Events after an id, and whether the job had ended before they were read; raises 404."""
+    # First the status: its event was written with it, so that a stream which ends here has told it.
+    ended = JobStatus(require_job(session, who, job_id, kind).status).ended
+    return Events(session).after(job_id, after, limit=limit), ended

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import JSON, BigInteger, TableValuedAlias, and_, cast, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from app.store.models import JobEventRow, PruneJobRow
+from secateur.schemas import JobStatus
+
+_ENDED = tuple(status for status in JobStatus if status.ended)
 
 
 class Events:
@@ -38,3 +41,22 @@ class Events:
             .limit(limit)
         )
         return list(self._session.scalars(query))
+
+    def after_each(self, positions: Mapping[str, int]) -> list[JobEventRow]:
+        """Lines of many jobs, each above an id of its own, oldest first."""
+        each = self._each(positions)
+        newer = and_(JobEventRow.job_id == each.c.key, JobEventRow.id > cast(each.c.value, BigInteger))
+        rows = self._session.scalars(select(JobEventRow).join(each, newer))
+        return sorted(rows, key=lambda row: row.id)
+
+    def over(self, job_ids: Mapping[str, Any]) -> set[str]:
+        """Those of the keys that are jobs which have ended, or no jobs any more."""
+        each = self._each(job_ids)
+        query = select(each.c.key).outerjoin(PruneJobRow, PruneJobRow.id == each.c.key)
+        return set(self._session.scalars(query.where(or_(PruneJobRow.id.is_(None), PruneJobRow.status.in_(_ENDED)))))
+
+    def _each(self, values: Mapping[str, Any]) -> TableValuedAlias:
+        """The mapping as a table of `key` and `value`: one parameter, so one statement, however many there are."""
+        is_sqlite = self._session.get_bind().dialect.name == "sqlite"
+        make = func.json_each if is_sqlite else func.json_each_text
+        return make(literal(dict(values), JSON)).table_valued("key", "value")

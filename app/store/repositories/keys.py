@@ -1,6 +1,6 @@
 """API keys: found by their prefix, living by the database's clock, ended with the key they were derived from."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -82,6 +82,10 @@ class Keys:
         if share:
             query = query.with_for_update(read=True)
         return self._session.scalar(query) is not None
+
+    def live(self, key_ids: Collection[str]) -> set[str]:
+        """Those of the keys that count."""
+        return set(self._session.scalars(select(ApiKeyRow.id).where(ApiKeyRow.id.in_(key_ids), _live)))
 
     def use(self, key_id: str) -> None:
         """Note that the key was used just now, unless that was noted within the last minute."""

@@ -5,9 +5,10 @@
 ARG BASE=python:3.11-slim-trixie
 
 FROM ${BASE} AS build
-# `cpu`: PyTorch's CPU build, 1 GB, from its own index, which the lock has no hashes of. `cuda`: as locked, 5 GB.
+# `cuda`: PyTorch as locked, 5 GB, which runs without a GPU, too. `cpu`: its CPU build, 1 GB, from the package index that
+# TORCH_INDEX names (the lock has no hashes of it); as locked where none is named.
 ARG TORCH=cpu
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python3 -m venv /opt/secateur
@@ -15,11 +16,11 @@ ENV PATH=/opt/secateur/bin:$PATH
 # Dependencies before code: a change of code does not install them again. The lock is whole, so nothing is resolved.
 COPY requirements.lock ./
 RUN set -eu; \
-    case "$TORCH" in \
-      cpu) own='^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)=='; \
+    case "$TORCH${TORCH_INDEX:+ index}" in \
+      "cpu index") own='^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)=='; \
            grep -oE '^(torch|torchvision)==[^ ]+' requirements.lock > torch.lock; \
            pip install --no-deps --index-url "$TORCH_INDEX" --requirement torch.lock ;; \
-      cuda) own='^$' ;; \
+      cpu|cuda*) own='^$' ;; \
       *) echo "TORCH is cpu or cuda, not $TORCH" >&2; exit 1 ;; \
     esac; \
     awk -v own="$own" '/^[a-z0-9]/ { keep = $0 !~ own } keep' requirements.lock > rest.lock; \

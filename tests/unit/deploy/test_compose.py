@@ -109,7 +109,7 @@ def test_prometheus_asks_the_api() -> None:
 
 def test_the_image_drops_nothing_but_pytorch_from_the_lock(tmp_path: Path) -> None:
     text = (ROOT / "Dockerfile").read_text()
-    own = re.search(r"cpu\) own='([^']+)'", text)
+    own = re.search(r"""index"\) own='([^']+)'""", text)
     program = re.search(r"""awk -v own="\$own" '([^']+)'""", text)
     assert own and program
     lock = ROOT / "requirements.lock"

@@ -48,6 +48,10 @@ class Access:
         """Who takes turns with others where jobs wait; empty where nobody is asked for a key."""
         return self.key.id if self.key else ""
 
+    def limits_of(self, project_id: str) -> Limits | None:
+        """The project's limits, where they were found with the key."""
+        return self.limits if self.key is not None and project_id == self.project_id else None
+
     def has(self, scope: Scope) -> bool:
         """True when they may do what needs the scope."""
         return scope in self.scopes or Scope.ADMIN in self.scopes

@@ -70,9 +70,12 @@ def effective(settings: Settings, overrides: Mapping[str, int | None]) -> Limits
     return Limits.model_validate({name: own.get(name, getattr(settings, name)) for name in Limits.model_fields})
 
 
-def check_jobs(session: Session, settings: Settings, project_id: str) -> None:
-    """Raise ApiProblem (429) unless the project may have one job more; until we commit nobody else adds one."""
-    most = _limits(session, settings, project_id).max_active_jobs
+def check_jobs(session: Session, settings: Settings, project_id: str, *, known: Limits | None = None) -> None:
+    """Raise ApiProblem (429) unless the project may have one job more; until we commit nobody else adds one.
+
+    `known` are the project's limits where they were looked up a moment ago.
+    """
+    most = (known or _limits(session, settings, project_id)).max_active_jobs
     if not most:
         return
     Projects(session).get(project_id, lock=True)

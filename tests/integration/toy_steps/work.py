@@ -12,16 +12,18 @@ from typing import Any
 from toy_steps import ledger
 from workers.context import StepContext, StepProblem
 
+ONCE = {"ticks": 1, "tick_s": 0.0, "hold": None}
+
 
 def run(context: StepContext) -> dict[str, Any]:
-    """Tick `ticks` times, `tick_s` apart."""
-    toy = context.spec["job"]["toy"]
+    """Tick `ticks` times, `tick_s` apart; once, in a job that asks for nothing."""
+    toy = context.spec["job"].get("toy", ONCE)
     checkpoint = context.path("state/checkpoint.json")
     done = json.loads(checkpoint.read_text())["done"] if checkpoint.exists() else 0
     ledger.write(context.spec["job"], "work", "from", done)
     misbehave(context, toy.get("act", ""))
     for tick in range(done, toy["ticks"]):
-        hold(context, tick)
+        hold(context, toy, tick)
         time.sleep(toy["tick_s"])
         ledger.write(context.spec["job"], "tick", tick)
         checkpoint.parent.mkdir(exist_ok=True)
@@ -29,19 +31,19 @@ def run(context: StepContext) -> dict[str, Any]:
         context.checkpoint(checkpoint)
         context.metric(tick=tick, loss=float("nan"))
         context.progress((tick + 1) / toy["ticks"])
-    hold(context, toy["ticks"])
+    hold(context, toy, toy["ticks"])
     context.path("work.json").write_text(json.dumps({"ticks": toy["ticks"]}))
     ledger.write(context.spec["job"], "worked")
     return {"ticks": toy["ticks"], "summary": {"measured_ms": 1.25}}
 
 
-def hold(context: StepContext, tick: int) -> None:
+def hold(context: StepContext, toy: dict[str, Any], tick: int) -> None:
     """The first run that comes to the tick `hold` stays there: to be killed, or with the act `gate` until it may go on."""
     job, deadline = context.spec["job"], time.monotonic() + 60
-    if tick != job["toy"]["hold"] or ledger.has(job, "held"):
+    if tick != toy["hold"] or ledger.has(job, "held"):
         return
     ledger.write(job, "held")
-    while time.monotonic() < deadline and not (job["toy"].get("act") == "gate" and ledger.has(job, "go")):
+    while time.monotonic() < deadline and not (toy.get("act") == "gate" and ledger.has(job, "go")):
         time.sleep(0.05)
 
 

@@ -1,5 +1,6 @@
 """How much of what: requests and uploads by the clock of this process, jobs and bytes by the rows of the database."""
 
+import ipaddress
 import math
 import time
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ class RateLimiter:
 
     def refusals(self, address: str, most: int, *, count: bool = True) -> Allowance:
         """Count one request that nobody known made from `address`; with `count` false only look."""
-        return self._count(RateLimitItemPerMinute(most, namespace="refusals"), address, count=count)
+        return self._count(RateLimitItemPerMinute(most, namespace="refusals"), network(address), count=count)
 
     def _count(self, item: RateLimitItem, who: str, *, count: bool = True) -> Allowance:
         if not item.amount:
@@ -56,6 +57,19 @@ class RateLimiter:
             "RateLimit": f'"{item.namespace}";r={stats.remaining if allowed else 0};t={wait_s}',
         }
         return Allowance(allowed=allowed, headers=headers if allowed else {**headers, "Retry-After": str(wait_s)})
+
+
+def network(address: str) -> str:
+    """What is counted of an address: of IPv6 the /64, all of which one host may use."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(parsed, ipaddress.IPv6Address):
+        return address
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
 
 
 def rate_limited(allowance: Allowance) -> ApiProblem:

@@ -9,7 +9,9 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
+from app.bodies import chunks
 from app.errors import ApiProblem
 from app.sniff import HEAD_BYTES
 from app.store.blobs import BlobWriter
@@ -18,7 +20,6 @@ from secateur.schemas import ErrorDetail
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-_BUFFER_BYTES = 1024 * 1024
 _MAX_FIELDS = 16
 FILE = "file"
 
@@ -96,14 +97,15 @@ class Parts:
 async def feed(request: Request, parts: Parts) -> None:
     """Parse the request's body. Raises ApiProblem."""
     parser = MultipartParser(_boundary(request), _callbacks(parts))
-    buffer = bytearray()
+    num_bytes, most = 0, parts.max_file_bytes + parts.max_field_bytes
     with _readable():
-        async for chunk in request.stream():
-            buffer.extend(chunk)
-            if len(buffer) >= _BUFFER_BYTES:
-                await run_in_threadpool(parser.write, bytes(buffer))
-                buffer.clear()
-        await run_in_threadpool(parser.write, bytes(buffer))
+        async for chunk in chunks(request):
+            num_bytes += len(chunk)
+            if (
+                num_bytes > most
+            ):  # also of what is neither file nor field: headers, and whatever stands around the parts
+                raise too_large(parts.max_file_bytes)
+            await run_in_threadpool(parser.write, chunk)
         parser.finalize()
     if not parts.complete:
         raise ApiProblem("malformed_request", "The multipart body is cut off.")
@@ -113,6 +115,8 @@ async def feed(request: Request, parts: Parts) -> None:
 def _readable() -> Iterator[None]:
     try:
         yield
+    except TimeoutError:
+        raise ClientDisconnect from None
     except FormParserError as error:
         raise ApiProblem("malformed_request", f"The multipart body cannot be read: {error}.") from error
 

@@ -10,16 +10,17 @@ import hashlib
 import os
 import shutil
 from asyncio import CancelledError
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyio import CancelScope, fail_after
+from anyio import CancelScope
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from app.bodies import chunks
 from app.errors import ApiProblem, NotFound
 from app.services import Services
 from app.sniff import HEAD_BYTES, check_dataset_head, check_model_head
@@ -28,8 +29,6 @@ from app.store.models import UploadRow
 from app.store.repositories import Uploads
 from secateur.upload_schemas import OFFSET
 
-SILENCE_S = 30.0
-"""A connection that sends nothing for this long is broken: its upload must be free for the next one."""
 SAVED_EVERY_BYTES = 32 * CHUNK_BYTES
 CHECK_HEAD: dict[str, Callable[[bytes], None]] = {"model": check_model_head, "dataset": check_dataset_head}
 
@@ -104,6 +103,29 @@ def forget(services: Services, upload_id: str) -> bool:
     return found
 
 
+def abandon(services: Services, upload_id: str, max_age_s: float) -> bool:
+    """Delete an upload to which nothing was added for so long, or bytes whose upload is gone; False where that is not so.
+
+    Nor while a request has it: only who holds the file's lock may add to it.
+    """
+    path = services.blobs.uploads_folder / upload_id
+    descriptor = os.open(path, os.O_RDWR) if path.exists() else None
+    try:
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with services.database.write() as session:
+            uploads = Uploads(session)
+            if uploads.get(upload_id, project_id=None) is not None and not uploads.delete_old(upload_id, max_age_s):
+                return False
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    return True
+
+
 async def add_piece(
     request: Request, services: Services, spooled: Spooled, *, offset: int, checksum: str | None
 ) -> int:
@@ -121,7 +143,7 @@ async def add_piece(
     if announced.isdecimal():
         piece.check_size(int(announced))
     try:
-        async for chunk in _spoken(request):
+        async for chunk in chunks(request):
             await run_in_threadpool(piece.write, chunk)
         await run_in_threadpool(piece.finish)
     except (ClientDisconnect, TimeoutError, CancelledError) as error:
@@ -193,26 +215,6 @@ class _Piece:
             if not Uploads(session).advance(self._spooled.row.id, self.end):
                 raise NotFound("upload", self._spooled.row.id)
         self._saved = self.end
-
-
-async def _spoken(request: Request) -> AsyncIterator[bytes]:
-    """The body in chunks of about a megabyte. Raises ClientDisconnect, and TimeoutError after a silence, after the last."""
-    buffer = bytearray()
-    stream = request.stream()
-    broken: Exception | None = None
-    chunk: bytes | None = b""
-    while chunk is not None:
-        try:
-            with fail_after(SILENCE_S):
-                chunk = await anext(stream, None)
-        except (ClientDisconnect, TimeoutError) as error:
-            chunk, broken = None, error
-        buffer += chunk or b""
-        if buffer and (chunk is None or len(buffer) >= CHUNK_BYTES):
-            yield bytes(buffer)
-            buffer.clear()
-    if broken is not None:
-        raise broken
 
 
 def _expected(checksum: str | None) -> bytes | None:

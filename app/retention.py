@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from app.pieces import abandon
 from app.services import Services
 from app.settings import Settings
 from app.store.repositories import Expired, Holds, Leases, Uploads
@@ -115,18 +116,15 @@ def _uploads(services: Services, ages: Ages, dry_run: bool) -> Iterator[Gone]:
     folder = services.blobs.uploads_folder
     strays = [path.name for path in folder.iterdir() if path.name not in known]
     for upload_id in (*expired, *strays):
-        path = folder / upload_id
         try:
-            stat = path.stat()
+            stat = (folder / upload_id).stat()
         except FileNotFoundError:
             stat = None
         if upload_id in strays and (stat is None or _age_s(datetime.fromtimestamp(stat.st_mtime, UTC)) < ages.margin_s):
             continue
-        if not dry_run:
-            with services.database.write() as session:
-                Uploads(session).delete(upload_id)
-            path.unlink(missing_ok=True)
-        yield Gone(kind="upload", name=upload_id, size_bytes=stat.st_size if stat else 0)
+        # Somebody may have gone on with it since it was listed.
+        if dry_run or abandon(services, upload_id, ages.uploads_s):
+            yield Gone(kind="upload", name=upload_id, size_bytes=stat.st_size if stat else 0)
 
 
 def _files(services: Services, ages: Ages, dry_run: bool) -> Iterator[Gone]:

@@ -6,15 +6,25 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.queue import AGENTS_QUEUE, Queue, device_queue
-from app.store.models import PruneJobRow
+from app.store.models import DeviceRow, PruneJobRow
 from app.store.repositories import Devices, Jobs, Waits
 from app.store.sessions import Database
 
 log = structlog.get_logger(__name__)
 
 
+def submit(session: Session, queue: Queue, row: PruneJobRow, device: DeviceRow, *, after: Sequence[str] = ()) -> None:
+    """Insert a job that `Jobs.new` has made and queue it in this transaction, or let it wait for the jobs in `after`."""
+    if after:
+        schedule(session, queue, Jobs(session).insert(row), after=after)
+        return
+    _place(session, row, device)
+    Jobs(session).insert(row)
+    _enqueue(session, queue, row)
+
+
 def schedule(session: Session, queue: Queue, row: PruneJobRow, *, after: Sequence[str] = ()) -> None:
-    """Queue a new or retried job in this transaction, or let it wait for the jobs in `after` and those it waited for."""
+    """Queue a stored or retried job in this transaction, or let it wait for the jobs in `after` and those it waited for."""
     waits = Waits(session)
     waits.add(row.id, after)
     if not _settle(session, queue, row):
@@ -41,12 +51,22 @@ def _settle(session: Session, queue: Queue, row: PruneJobRow) -> bool:
         return Jobs(session).fail(row.id, code="dependency_failed", detail=detail)
     if unmet:
         return False
-    device = Devices(session).get(row.device_id)
+    with session.no_autoflush:  # one update, and not one for each thing that is looked up meanwhile
+        _place(session, row, Devices(session).get(row.device_id))
+    session.flush()
+    _enqueue(session, queue, row)
+    return True
+
+
+def _place(session: Session, row: PruneJobRow, device: DeviceRow | None) -> None:
+    """Give the job its queue and its turn there."""
     row.queue = AGENTS_QUEUE if device and device.profiles else device_queue(row.device_id)
     row.phase = None
     row.turn = Waits(session).next_turn(row)
-    session.flush()
+
+
+def _enqueue(session: Session, queue: Queue, row: PruneJobRow) -> None:
+    assert row.turn is not None
     queue.enqueue_prune(
         session, job_id=row.id, workflow_id=row.workflow_id, queue=row.queue, priority=row.priority, turn=row.turn
     )
-    return True

@@ -47,7 +47,7 @@ def open_services(settings: Settings) -> Services:
     """Open the (migrated) database and the data folder of `settings`."""
     return Services(
         settings=settings,
-        database=Database(settings.url, pool_size=20),
+        database=Database(settings.url, pool_size=20, trusted_s=1.0),
         blobs=open_blobs(settings),
         queue=Queue(settings.url, version=settings.queue_version),
         limiter=RateLimiter(),

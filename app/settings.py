@@ -71,13 +71,14 @@ class Settings(BaseSettings):
     max_requests_per_minute: int = Field(
         default=6000,
         ge=0,
-        description="Most requests of one key, or of one client address where nobody has keys, counted by each API process; 0: any.",
+        description="Most requests of one key with all that were made with it, or of one client address (of IPv6 a /64) where nobody has "
+        "keys, counted by each API process; 0: any.",
     )
     max_uploads_per_hour: int = Field(default=600, ge=0, description="Most uploads of one key or address; 0: any.")
     max_refusals_per_minute: int = Field(
         default=60,
         ge=0,
-        description="Requests without a right key from one address that get a 401 and an audit row; more get a 429; 0: any.",
+        description="Requests without a right key from one address (of IPv6 a /64) that get a 401 and an audit row; more get a 429; 0: any.",
     )
     max_active_jobs: int = Field(
         default=0, ge=0, description="Most jobs and table builds of a project that have not ended; 0: any."

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.auth.access import Access
 from app.errors import ApiProblem
-from app.store.models import DatasetRow, ModelRow
+from app.store.models import DatasetRow, DeviceRow, ModelRow
 from app.store.repositories import Datasets, Devices, Jobs, Luts, Models
 from secateur.schemas import ANALYTIC, ANALYTIC_DEVICES, ErrorDetail, PruneJobCreate
 from secateur.wire import Scheduled
@@ -34,8 +34,8 @@ class Faults:
         raise ApiProblem(code, detail, errors=[error for _, error in self._faults])
 
 
-def check_job(session: Session, who: Access, spec: PruneJobCreate) -> str:
-    """The project the job belongs to: its model's. Raises ApiProblem (422) unless everything it names exists and fits together.
+def check_job(session: Session, who: Access, spec: PruneJobCreate) -> tuple[str, DeviceRow]:
+    """The project the job belongs to (its model's) and its device. Raises ApiProblem (422) unless everything it names exists and fits together.
 
     Model and dataset stay locked against deletion until `session` commits.
     """
@@ -48,7 +48,8 @@ def check_job(session: Session, who: Access, spec: PruneJobCreate) -> str:
     dataset = Datasets(session).get(spec.dataset_id, project_id=sees, share=True)
     if dataset is None:
         faults.add("unknown_dataset", "/dataset_id", f"There is no dataset {spec.dataset_id!r}.")
-    if Devices(session).get(spec.device) is None:
+    device = Devices(session).get(spec.device)
+    if device is None:
         faults.add(
             "unknown_device",
             "/device",
@@ -61,8 +62,8 @@ def check_job(session: Session, who: Access, spec: PruneJobCreate) -> str:
         if model is not None:
             _check_fit(chosen, dataset, model, faults)
     faults.raise_if_any()
-    assert model is not None
-    return model.project_id
+    assert model is not None and device is not None
+    return model.project_id, device
 
 
 def check_after(session: Session, project_id: str | None, spec: Scheduled, faults: Faults) -> None:

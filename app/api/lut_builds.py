@@ -14,7 +14,7 @@ from app.auth.access import Access, DeviceKeeper, Reader
 from app.auth.limits import check_jobs
 from app.errors import responses
 from app.services import ServicesDep
-from app.store.models import PruneJobRow
+from app.store.models import DeviceRow, PruneJobRow
 from app.store.repositories import Datasets, Devices, Jobs, Models
 from secateur.lut_schemas import LutBuild, LutBuildCreate
 from secateur.schemas import JobStatus, Page
@@ -46,11 +46,11 @@ def submit(
 ) -> JSONResponse:
     """Measure every entry the model needs. The answer comes at once; Location is where to watch it."""
 
-    def make(session: Session) -> PruneJobRow:
-        project_id, image_size = _settle(session, who, spec)
-        check_jobs(session, services.settings, project_id)
+    def make(session: Session) -> tuple[PruneJobRow, DeviceRow]:
+        project_id, image_size, device = _settle(session, who, spec)
+        check_jobs(session, services.settings, project_id, known=who.limits_of(project_id))
         sized = spec.model_copy(update={"image_size": image_size})
-        return Jobs(session).add(
+        job = Jobs.new(
             project_id=project_id,
             submitter=who.submitter,
             kind=_KIND,
@@ -60,6 +60,7 @@ def submit(
             dataset_id=None,
             device_id=spec.device,
         )
+        return job, device
 
     return submit_once(services, who, "/v1/lut-builds", spec, idempotency_key, make, wire.lut_build)
 
@@ -101,8 +102,8 @@ def retry(build_id: str, who: DeviceKeeper, services: ServicesDep) -> LutBuild:
     return wire.lut_build(retry_job(services, who, build_id, _KIND))
 
 
-def _settle(session: Session, who: Access, spec: LutBuildCreate) -> tuple[str, int]:
-    """The model's project and the side of the images; raises ApiProblem (422) unless all the build names exists and fits."""
+def _settle(session: Session, who: Access, spec: LutBuildCreate) -> tuple[str, int, DeviceRow]:
+    """The model's project, the side of the images and the device; raises ApiProblem (422) unless all the build names exists and fits."""
     faults = Faults()
     model = Models(session).get(spec.model_id, project_id=who.sees, share=True)
     dataset = Datasets(session).get(spec.dataset_id, project_id=who.sees) if spec.dataset_id else None
@@ -110,7 +111,8 @@ def _settle(session: Session, who: Access, spec: LutBuildCreate) -> tuple[str, i
         faults.add("unknown_model", "/model_id", f"There is no model {spec.model_id!r}.")
     if spec.dataset_id and dataset is None:
         faults.add("unknown_dataset", "/dataset_id", f"There is no dataset {spec.dataset_id!r}.")
-    if Devices(session).get(spec.device) is None:
+    device = Devices(session).get(spec.device)
+    if device is None:
         faults.add("unknown_device", "/device", f"There is no device {spec.device!r}; GET /v1/devices lists those.")
     check_after(session, model.project_id if model else who.sees, spec, faults)
     faults.raise_if_any()
@@ -121,5 +123,5 @@ def _settle(session: Session, who: Access, spec: LutBuildCreate) -> tuple[str, i
     elif fixed is not None and fixed != size:
         faults.add("shape_mismatch", "/image_size", f"The model takes images of {fixed} pixels, not of {size}.")
     faults.raise_if_any()
-    assert model is not None and size is not None
-    return model.project_id, size
+    assert model is not None and size is not None and device is not None
+    return model.project_id, size, device

@@ -16,7 +16,7 @@ from app.auth.limits import check_jobs
 from app.errors import responses
 from app.inspection import inspect, require_worker
 from app.services import Services, ServicesDep
-from app.store.models import PruneJobRow
+from app.store.models import DeviceRow, PruneJobRow
 from app.store.repositories import Jobs
 from secateur.schemas import JobStatus, Page, Preflight, PruneJob, PruneJobCreate
 
@@ -48,10 +48,10 @@ def submit(
 ) -> JSONResponse:
     """Submit a job. The answer comes at once; Location is where to watch it."""
 
-    def make(session: Session) -> PruneJobRow:
-        project_id = check_job(session, who, spec)
-        check_jobs(session, services.settings, project_id)
-        return Jobs(session).add(
+    def make(session: Session) -> tuple[PruneJobRow, DeviceRow]:
+        project_id, device = check_job(session, who, spec)
+        check_jobs(session, services.settings, project_id, known=who.limits_of(project_id))
+        job = Jobs.new(
             project_id=project_id,
             submitter=who.submitter,
             name=spec.name,
@@ -60,6 +60,7 @@ def submit(
             dataset_id=spec.dataset_id,
             device_id=spec.device,
         )
+        return job, device
 
     return submit_once(services, who, "/v1/prune-jobs", spec, idempotency_key, make, wire.job)
 

@@ -14,9 +14,9 @@ from structlog.contextvars import get_contextvars
 from app.auth.access import Access
 from app.auth.limits import check_jobs
 from app.errors import ApiProblem, NotFound
-from app.scheduling import schedule
+from app.scheduling import schedule, submit
 from app.services import Services
-from app.store.models import PruneJobRow
+from app.store.models import DeviceRow, PruneJobRow
 from app.store.repositories import Datasets, Idempotency, Jobs, Models
 from app.tracing import current_traceparent
 from secateur.schemas import JobStatus
@@ -35,8 +35,8 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-Make = Callable[[Session], PruneJobRow]
-"""Adds the job in the given transaction."""
+Make = Callable[[Session], tuple[PruneJobRow, DeviceRow]]
+"""Makes the job (`Jobs.new`), and finds its device, once everything it needs is locked in the given transaction."""
 Show = Callable[[PruneJobRow], BaseModel]
 
 
@@ -58,7 +58,7 @@ def _submit(
     services: Services, who: Access, path: str, spec: Scheduled, key: str | None, make: Make, show: Show
 ) -> JSONResponse:
     route = f"POST {path}"
-    body_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    body_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest() if key is not None else ""
     max_age_s = services.settings.idempotency_hours * 3600
     with services.database.write() as session:
         answers = Idempotency(session, who.project_id)
@@ -69,11 +69,13 @@ def _submit(
                 if first.body_sha256 != body_sha256:
                     raise ApiProblem("idempotency_key_reused", "This Idempotency-Key came with another body before.")
                 return _accepted(first.location, first.body, replayed=True)
-        row = make(session)
+        row, device = make(session)
         # What the workers log of the job is found by the request that made it, and its spans belong to that trace.
         row.request_id, row.traceparent = get_contextvars().get("request_id", ""), current_traceparent()
-        schedule(session, services.queue, row, after=spec.after)
-        body = show(require_job(session, who, row.id, row.kind)).model_dump(mode="json")
+        submit(session, services.queue, row, device, after=spec.after)
+        if spec.after:  # one that waits in vain has failed by now
+            row = require_job(session, who, row.id, row.kind)
+        body = show(row).model_dump(mode="json")
         location = f"{path}/{row.id}"
         who.record(session, row.id)
         if key is not None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.keys import identify, refused
-from app.auth.limits import effective, rate_limited
+from app.auth.limits import effective, network, rate_limited
 from app.auth.trail import Trail
 from app.errors import ApiProblem
 from app.middleware import SAFE_METHODS, is_same_origin
@@ -35,6 +35,8 @@ class Access:
     limits: Limits
     key: ApiKeyRow | None
     """None where nobody is asked for one."""
+    root_id: str
+    """Id of the key that the key goes back to: making keys gives nobody more of what is counted. Empty without a key."""
     by_cookie: bool
     trail: Trail
 
@@ -46,7 +48,11 @@ class Access:
     @property
     def submitter(self) -> str:
         """Who takes turns with others where jobs wait; empty where nobody is asked for a key."""
-        return self.key.id if self.key else ""
+        return self.root_id
+
+    def limits_of(self, project_id: str) -> Limits | None:
+        """The project's limits, where they were found with the key."""
+        return self.limits if self.key is not None and project_id == self.project_id else None
 
     def has(self, scope: Scope) -> bool:
         """True when they may do what needs the scope."""
@@ -82,8 +88,9 @@ class Needs:
         if not services.settings.asks_for_keys:
             scopes, limits = frozenset({Scope.ADMIN}), effective(services.settings, {})
             who = Access(
-                project_id=DEFAULT_PROJECT, scopes=scopes, limits=limits, key=None, by_cookie=False, trail=trail
-            )
+                project_id=DEFAULT_PROJECT, scopes=scopes, limits=limits, key=None, root_id="", by_cookie=False,
+                trail=trail,
+            )  # fmt: skip
         else:
             who = await self._known(request, services, credentials, trail)
         trail.project_id, trail.anonymous = who.project_id, False
@@ -107,7 +114,8 @@ class Needs:
             raise
         return Access(
             project_id=found.row.project_id, scopes=frozenset(map(Scope, found.row.scopes)),
-            limits=effective(services.settings, found.limits), key=found.row, by_cookie=by_cookie, trail=trail,
+            limits=effective(services.settings, found.limits), key=found.row, root_id=found.root_id,
+            by_cookie=by_cookie, trail=trail,
         )  # fmt: skip
 
 
@@ -158,7 +166,7 @@ def name_trail(request: Request) -> Trail:
 
 def _count(services: Services, who: Access, *, upload: bool) -> None:
     """Count the request; raises ApiProblem (429) for one too many, which leaves no audit row: that would be many, too."""
-    counted = who.key.id if who.key else who.trail.address
+    counted = who.root_id or network(who.trail.address)
     rates = [services.limiter.requests(counted, who.limits.max_requests_per_minute or 0)]
     if upload and rates[0].allowed:
         rates.append(services.limiter.uploads(counted, who.limits.max_uploads_per_hour or 0))

@@ -1,5 +1,6 @@
 """How much of what: requests and uploads by the clock of this process, jobs and bytes by the rows of the database."""
 
+import ipaddress
 import math
 import time
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ class RateLimiter:
 
     def refusals(self, address: str, most: int, *, count: bool = True) -> Allowance:
         """Count one request that nobody known made from `address`; with `count` false only look."""
-        return self._count(RateLimitItemPerMinute(most, namespace="refusals"), address, count=count)
+        return self._count(RateLimitItemPerMinute(most, namespace="refusals"), network(address), count=count)
 
     def _count(self, item: RateLimitItem, who: str, *, count: bool = True) -> Allowance:
         if not item.amount:
@@ -58,6 +59,19 @@ class RateLimiter:
         return Allowance(allowed=allowed, headers=headers if allowed else {**headers, "Retry-After": str(wait_s)})
 
 
+def network(address: str) -> str:
+    """What is counted of an address: of IPv6 the /64, all of which one host may use."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(parsed, ipaddress.IPv6Address):
+        return address
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
+
+
 def rate_limited(allowance: Allowance) -> ApiProblem:
     """A 429 that says when to come again."""
     wait_s = allowance.headers["Retry-After"]
@@ -70,9 +84,12 @@ def effective(settings: Settings, overrides: Mapping[str, int | None]) -> Limits
     return Limits.model_validate({name: own.get(name, getattr(settings, name)) for name in Limits.model_fields})
 
 
-def check_jobs(session: Session, settings: Settings, project_id: str) -> None:
-    """Raise ApiProblem (429) unless the project may have one job more; until we commit nobody else adds one."""
-    most = _limits(session, settings, project_id).max_active_jobs
+def check_jobs(session: Session, settings: Settings, project_id: str, *, known: Limits | None = None) -> None:
+    """Raise ApiProblem (429) unless the project may have one job more; until we commit nobody else adds one.
+
+    `known` are the project's limits where they were looked up a moment ago.
+    """
+    most = (known or _limits(session, settings, project_id)).max_active_jobs
     if not most:
         return
     Projects(session).get(project_id, lock=True)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeDecorator
 
 NAMING_CONVENTION = {
@@ -50,7 +51,9 @@ class database_now(ColumnElement[datetime]):  # noqa: N801  (reads as the SQL fu
     """SQL for the database's own clock, moved by `offset_s` seconds: hosts may disagree about the time."""
 
     type = UtcDateTime()
-    inherit_cache = False  # the offset is part of the text
+    # The offset is part of the text, and so of what a compiled statement is found by.
+    _traverse_internals = [("offset_s", InternalTraversal.dp_plain_obj)]  # noqa: RUF012
+    inherit_cache = True
 
     def __init__(self, offset_s: float = 0.0) -> None:
         self.offset_s = float(offset_s)

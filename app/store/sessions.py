@@ -1,12 +1,14 @@
 """The database: one engine, short read and write transactions, the same on SQLite and Postgres."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_MS = 30_000
@@ -52,19 +54,38 @@ def postgres_url(url: str) -> str:
     return parsed.update_query_dict({"options": " ".join(options).strip()}).render_as_string(hide_password=False)
 
 
-def make_engine(url: str, *, foreign_keys: bool = True, pool_size: int = 5) -> Engine:
+def make_engine(url: str, *, foreign_keys: bool = True, pool_size: int = 5, trusted_s: float = 0.0) -> Engine:
     """Return an engine for `url`, set up for many short transactions by several processes.
 
+    A connection to Postgres that has rested for `trusted_s` is tried before it is used again.
     Raises ValueError for a database that is neither a SQLite file nor Postgres.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(postgres_url(url), pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
+        engine = create_engine(postgres_url(url), pool_size=pool_size, max_overflow=10, pool_pre_ping=not trusted_s)
+        if trusted_s:
+            _try_rested(engine, trusted_s)
+        return engine
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         raise ValueError(f"{parsed.render_as_string()} is neither a SQLite file nor a Postgres database")
     engine = create_engine(parsed, pool_size=pool_size, max_overflow=10)
     _set_up_sqlite(engine, foreign_keys)
     return engine
+
+
+def _try_rested(engine: Engine, trusted_s: float) -> None:
+    @event.listens_for(engine, "checkin")
+    def checkin(connection: Any, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: Any, record: Any, proxy: Any) -> None:
+        since = record.info.pop("rests_since", None)
+        if since is not None and time.monotonic() - since >= trusted_s:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise InvalidatePoolError from error  # the pool connects again, and so will all that rest
 
 
 def _set_up_sqlite(engine: Engine, foreign_keys: bool) -> None:
@@ -94,9 +115,11 @@ def set_wal(path: Path) -> None:
 class Database:
     """Hands out sessions; every `with` block is one transaction, so keep it short."""
 
-    def __init__(self, url: str, *, pool_size: int = 5) -> None:
-        self.engine = make_engine(url, pool_size=pool_size)
-        self._read_engine = self.engine.execution_options(read_only=True)
+    def __init__(self, url: str, *, pool_size: int = 5, trusted_s: float = 0.0) -> None:
+        self.engine = make_engine(url, pool_size=pool_size, trusted_s=trusted_s)
+        # In Postgres every statement sees what is committed when it begins, in a transaction or not: to read takes none.
+        alone = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+        self._read_engine = self.engine.execution_options(read_only=True, **alone)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -106,7 +129,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A transaction that only reads."""
+        """For statements that only read: one transaction in SQLite, one each in Postgres, where that is the same."""
         with Session(self._read_engine, expire_on_commit=False) as session, session.begin():
             yield session
 

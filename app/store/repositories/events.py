@@ -18,14 +18,14 @@ class Events:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def append(self, job_id: str, kind: str, data: Mapping[str, Any]) -> JobEventRow:
+    def append(self, job_id: str, kind: str, data: Mapping[str, Any], *, locked: bool = False) -> JobEventRow:
         """Add a line; raises LookupError when there is no such job.
 
-        The job's row is locked first: ids of one job then become visible in their order, and a reader that
-        continues after the last id it saw misses nothing.
+        The job's row is locked first, or has been (`locked`: this transaction has inserted or updated it): ids of one job
+        then become visible in their order, and a reader that continues after the last id it saw misses nothing.
         """
         query = select(PruneJobRow.id).where(PruneJobRow.id == job_id).with_for_update()
-        if self._session.scalar(query) is None:
+        if not locked and self._session.scalar(query) is None:
             raise LookupError(f"no job {job_id}")
         row = JobEventRow(job_id=job_id, kind=kind, data=dict(data))
         self._session.add(row)

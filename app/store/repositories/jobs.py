@@ -48,8 +48,19 @@ class Jobs:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def add(
-        self,
+    def add(self, **values: Any) -> PruneJobRow:
+        """Insert a queued job; see `new`."""
+        return self.insert(self.new(**values))
+
+    def insert(self, row: PruneJobRow) -> PruneJobRow:
+        """Insert what `new` has made."""
+        self._session.add(row)
+        self._session.flush()
+        Events(self._session).append(row.id, "status", {"status": JobStatus.QUEUED.value}, locked=True)
+        return row
+
+    @staticmethod
+    def new(
         *,
         name: str,
         spec: Mapping[str, Any],
@@ -60,9 +71,9 @@ class Jobs:
         project_id: str = DEFAULT_PROJECT,
         submitter: str = "",
     ) -> PruneJobRow:
-        """Insert a queued job; `workflow_id` on its row is the durable workflow to start."""
+        """A queued job that is not stored yet; `workflow_id` on its row is the durable workflow to start."""
         job_id = new_id("job" if kind == "prune" else "bld")
-        row = PruneJobRow(
+        return PruneJobRow(
             id=job_id,
             kind=kind,
             project_id=project_id,
@@ -75,10 +86,6 @@ class Jobs:
             priority=spec.get("priority", 0),
             workflow_id=_new_workflow_id(job_id),
         )
-        self._session.add(row)
-        self._session.flush()
-        Events(self._session).append(job_id, "status", {"status": JobStatus.QUEUED.value})
-        return row
 
     def get(self, job_id: str, *, project_id: str | None = None) -> PruneJobRow | None:
         """The job as it is now, or None; also where a `project_id` is given and it is another project's."""
@@ -87,6 +94,8 @@ class Jobs:
 
     def of_project(self, job_ids: Collection[str], project_id: str | None) -> set[str]:
         """Those of the jobs that are there and the project's; of any project for None."""
+        if not job_ids:
+            return set()
         query = select(PruneJobRow.id).where(PruneJobRow.id.in_(job_ids))
         if project_id is not None:
             query = query.where(PruneJobRow.project_id == project_id)
@@ -233,7 +242,7 @@ class Jobs:
         """Record the phase of a running job and an event; False when it is not running any more."""
         changed = self._update_running(job_id, {"phase": phase})
         if changed:
-            Events(self._session).append(job_id, "phase", {"phase": phase})
+            Events(self._session).append(job_id, "phase", {"phase": phase}, locked=True)
         return changed
 
     def set_progress(self, job_id: str, progress: float, seconds_left: float | None = None) -> bool:
@@ -241,7 +250,7 @@ class Jobs:
         changed = self._update_running(job_id, {"progress": min(max(progress, 0.0), 1.0)})
         if changed:
             left = {} if seconds_left is None else {"seconds_left": round(seconds_left, 1)}
-            Events(self._session).append(job_id, "progress", {"progress": round(progress, 4), **left})
+            Events(self._session).append(job_id, "progress", {"progress": round(progress, 4), **left}, locked=True)
         return changed
 
     def set_tables(self, job_id: str, tables: Sequence[Mapping[str, Any]]) -> bool:
@@ -279,7 +288,7 @@ class Jobs:
         if attempt is None:
             return False
         data = {"status": to.value, "attempt": attempt, **(event or {})}
-        Events(self._session).append(job_id, "status", data)
+        Events(self._session).append(job_id, "status", data, locked=True)
         return True
 
 

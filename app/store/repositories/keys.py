@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.store.base import database_now, new_id
@@ -25,6 +25,8 @@ class FoundKey:
     row: ApiKeyRow
     live: bool
     used_lately: bool
+    root_id: str
+    """The key that it goes back to, by way of keys that were derived from it; its own id where it was not derived."""
     limits: dict[str, int | None]
     """Of its project."""
 
@@ -74,7 +76,15 @@ class Keys:
         if found is None:
             return None
         row, live, used_lately, limits = found
-        return FoundKey(row=row, live=bool(live), used_lately=bool(used_lately), limits=limits)
+        root_id = self._root_id(row.id) if row.derived else row.id
+        return FoundKey(row=row, live=bool(live), used_lately=bool(used_lately), root_id=root_id, limits=limits)
+
+    def _root_id(self, key_id: str) -> str:
+        columns = (ApiKeyRow.id, ApiKeyRow.created_by, ApiKeyRow.derived)
+        chain = select(*columns, literal(0).label("depth")).where(ApiKeyRow.id == key_id).cte(recursive=True)
+        makers = select(*columns, chain.c.depth + 1).where(chain.c.derived, ApiKeyRow.id == chain.c.created_by)
+        chain = chain.union_all(makers)
+        return str(self._session.scalar(select(chain.c.id).order_by(chain.c.depth.desc()).limit(1)))
 
     def is_live(self, key_id: str, *, share: bool = False) -> bool:
         """True while the key counts. `share` keeps others from revoking it until we commit."""

@@ -42,6 +42,11 @@ class Uploads:
         query = delete(UploadRow).where(UploadRow.id == upload_id)
         return self._session.scalar(query.returning(UploadRow.id)) is not None
 
+    def delete_old(self, upload_id: str, max_age_s: float) -> bool:
+        """Forget the upload unless something was added to it since."""
+        query = delete(UploadRow).where(UploadRow.id == upload_id, UploadRow.touched_at < database_now(-max_age_s))
+        return self._session.scalar(query.returning(UploadRow.id)) is not None
+
     def expired(self, max_age_s: float) -> list[str]:
         """Ids of uploads to which nothing was added for so long."""
         query = select(UploadRow.id).where(UploadRow.touched_at < database_now(-max_age_s))

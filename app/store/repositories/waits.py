@@ -23,6 +23,8 @@ class Waits:
 
     def add(self, job_id: str, needs: Sequence[str], *, must_succeed: bool = True) -> None:
         """Let the job wait for these jobs, which must exist."""
+        if not needs:
+            return
         known = set(self._session.scalars(select(JobWaitRow.needs_id).where(JobWaitRow.job_id == job_id)))
         for needs_id in dict.fromkeys(needs):
             if needs_id not in known:
@@ -78,10 +80,10 @@ class Waits:
         queued = PruneJobRow.status == JobStatus.QUEUED
         # A job that a worker handed back is on its queue again, with the turn it had.
         back = and_(PruneJobRow.status == JobStatus.RUNNING, PruneJobRow.worker_id.is_(None))
-        firsts = [self._session.scalar(select(func.min(PruneJobRow.turn)).where(one, *peers)) for one in (queued, back)]
+        firsts = [select(func.min(PruneJobRow.turn)).where(one, *peers).scalar_subquery() for one in (queued, back)]
         own = select(func.max(PruneJobRow.turn)).where(queued, *peers, PruneJobRow.submitter == row.submitter)
-        last = self._session.scalar(own)
-        return last + 1 if last is not None else min((first for first in firsts if first is not None), default=0)
+        last, *found = self._session.execute(select(own.scalar_subquery(), *firsts)).one()
+        return last + 1 if last is not None else min((first for first in found if first is not None), default=0)
 
     def measuring(self, row: PruneJobRow) -> PruneJobRow | None:
         """The running build that measures a table the job needs, or None."""

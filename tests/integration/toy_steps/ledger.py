@@ -6,16 +6,24 @@ from pathlib import Path
 from typing import Any
 
 
+ONCE = {"ticks": 1, "tick_s": 0.0, "hold": None, "ledger": None}
+
+
 def toy(spec: dict[str, Any]) -> dict[str, Any]:
-    """What a toy job is to do; one that came through the API has a file with it as its name."""
-    found: dict[str, Any] = spec["toy"] if "toy" in spec else json.loads(Path(spec["name"]).read_text())
-    return found
+    """What a toy job is to do; of one that came through the API its name says in which file that stands, or it ticks once."""
+    if "toy" in spec:
+        return dict(spec["toy"])
+    named = Path(spec["name"] or "nothing")
+    return dict(json.loads(named.read_text())) if named.is_file() else ONCE
 
 
 def write(spec: dict[str, Any], *words: object) -> None:
-    """Append one line in one write, which other processes cannot interleave."""
+    """Append one line in one write, which other processes cannot interleave; nothing for a job without a ledger."""
+    ledger = toy(spec)["ledger"]
+    if ledger is None:
+        return
     line = " ".join(str(word) for word in (*words, os.getpid())) + "\n"
-    with Path(toy(spec)["ledger"]).open("a") as file:
+    with Path(ledger).open("a") as file:
         file.write(line)
 
 

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.auth.limits import RateLimiter, check_bytes, check_jobs
+from app.auth.keys import issue
+from app.auth.limits import RateLimiter, check_bytes, check_jobs, network
 from app.errors import ApiProblem
 from app.store.models import DEFAULT_PROJECT
 from app.store.repositories import Audit, Jobs, Models, Projects
@@ -52,6 +53,31 @@ def test_a_key_has_its_requests_a_minute_and_hears_when_to_come_again(tmp_path: 
         assert world.client.get("/healthz").status_code == 200
         with world.services.database.read() as session:
             assert Audit(session).page(wanted={"status": 429}).rows == []
+
+
+def test_keys_that_a_key_makes_share_its_requests(tmp_path: Path) -> None:
+    with started(tmp_path, max_requests_per_minute=6) as world:
+        row, key = world.key(world.own, Scope.READ, Scope.SUBMIT)
+        child, child_key = world.key(world.own, Scope.READ, Scope.SUBMIT, maker=row)
+        _, grandchild_key = world.key(world.own, Scope.READ, maker=child)
+        (admin, _), (_, other) = world.key(world.own, Scope.ADMIN), world.key(world.own, Scope.READ)
+        sent = [world.send(one, "GET", "/v1/models").status_code for one in (key, child_key, grandchild_key) * 3]
+        assert sent == [200] * 6 + [429] * 3
+        assert world.send(other, "GET", "/v1/models").status_code == 200
+        with world.services.database.write() as session:
+            # What an administrator makes for others stands on its own.
+            _, made = issue(session, project_id=world.own.project_id, name="n", scopes={Scope.READ}, maker=admin)
+        assert world.send(made, "GET", "/v1/models").headers["ratelimit"].split(";")[1] == "r=5"
+
+
+def test_of_an_ipv6_address_the_network_of_one_host_is_counted() -> None:
+    limiter = RateLimiter()
+    for host in ("1", "2", "ffff:ffff:ffff:ffff"):
+        limiter.refusals(f"2001:db8:0:1:{host if ':' in host else f':{host}'}", 3)
+    assert not limiter.refusals("2001:db8:0:1:a:b:c:d", 3).allowed
+    assert limiter.refusals("2001:db8:0:2::1", 3).allowed
+    assert network("2001:db8:0:1:a:b:c:d") == "2001:db8:0:1::/64"
+    assert network("::ffff:192.0.2.7") == network("192.0.2.7") == "192.0.2.7" and network("testclient") == "testclient"
 
 
 def test_of_requests_that_race_exactly_the_allowed_ones_pass() -> None:

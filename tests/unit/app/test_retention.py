@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, make_url, select, text
 from sqlalchemy.orm import Session
 
+from app import pieces
 from app.api.models import ModelForm, delete_model
 from app.auth.access import Access
 from app.auth.limits import RateLimiter
@@ -43,6 +44,7 @@ ANYBODY = Access(
     scopes=frozenset({Scope.ADMIN}),
     limits=Limits(),
     key=None,
+    root_id="",
     by_cookie=False,
     trail=Trail(address="", request_id="", action="test"),
 )
@@ -135,6 +137,17 @@ def test_an_upload_in_progress_stays_and_an_abandoned_one_goes(services: Service
     assert gone(services, replace(NEVER, margin_s=-60)) == [("upload", "upl_stray")]
     assert gone(services, replace(NEVER, uploads_s=-60)) == [("upload", row.id)]
     assert list(services.blobs.uploads_folder.iterdir()) == []
+
+
+def test_an_upload_that_somebody_has_or_went_on_with_since_it_was_listed_stays(services: Services) -> None:
+    with services.database.write() as session:
+        row = Uploads(session).add(project_id=DEFAULT_PROJECT, purpose="model", size_bytes=10, sha256=None)
+    path = services.blobs.uploads_folder / row.id
+    with pieces.taken(services, None, row.id):
+        assert gone(services, replace(NEVER, uploads_s=-60, margin_s=-60)) == []
+    assert not pieces.abandon(services, row.id, 60.0) and path.exists(), "it was touched a moment ago"
+    assert pieces.abandon(services, row.id, -60.0) and not path.exists()
+    assert pieces.abandon(services, row.id, -60.0), "it is gone"
 
 
 def test_the_engines_ended_workflows_go(services: Services) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 from sqlalchemy import make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.store import sessions
 from app.store.sessions import Database, postgres_url
@@ -49,3 +49,25 @@ def test_both_ends_of_every_connection_notice_a_dead_link(postgres_server: str) 
 
 def test_the_url_of_a_file_stays_as_it_is() -> None:
     assert postgres_url("sqlite:////data/secateur.db") == "sqlite:////data/secateur.db"
+
+
+@pytest.mark.postgres
+def test_a_connection_that_has_rested_is_tried_and_one_that_fails_costs_one_request(postgres_url: str) -> None:
+    trusting, other = Database(postgres_url, trusted_s=60.0), Database(postgres_url, trusted_s=1e-9)
+    end = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname = current_database()"
+    )
+    one = text("SELECT 1")
+    for database in (trusting, other):
+        with database.read() as session:
+            session.execute(one)
+    with Database(postgres_url).write() as session:
+        session.execute(end)
+    with other.read() as session:
+        assert session.scalar(one) == 1
+    with pytest.raises(OperationalError), trusting.read() as session:
+        session.execute(one)
+    with trusting.read() as session:
+        assert session.scalar(one) == 1
+    trusting.close()
+    other.close()

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from app import pieces
+from app import bodies, pieces
 from app.main import create_app
 from app.services import Services
 from app.settings import Settings
@@ -132,7 +132,7 @@ def test_bytes_that_are_not_those_of_the_checksum_do_not_count(client: TestClien
 def test_what_came_before_a_line_broke_counts_unless_a_checksum_was_to_prove_it(
     client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, proven: bool, kept: int, silent: bool
 ) -> None:
-    monkeypatch.setattr(pieces, "SILENCE_S", 0.1)
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.1)
     content = weights(5000)
     upload = begin(client, content)
     messages = [{"type": "http.request", "body": content[:3000], "more_body": True}]

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-
 ONCE = {"ticks": 1, "tick_s": 0.0, "hold": None, "ledger": None}
 
 

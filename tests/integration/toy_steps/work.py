@@ -22,7 +22,7 @@ def run(context: StepContext) -> dict[str, Any]:
     ledger.write(context.spec["job"], "work", "from", done)
     misbehave(context, toy.get("act", ""))
     for tick in range(done, toy["ticks"]):
-        hold(context, toy, tick)
+        hold(context, tick)
         time.sleep(toy["tick_s"])
         ledger.write(context.spec["job"], "tick", tick)
         checkpoint.parent.mkdir(exist_ok=True)

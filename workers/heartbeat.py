@@ -44,7 +44,11 @@ class Silences:
 
 
 class Heartbeat(threading.Thread):
-    """Beats for one worker and reaps; a thread of its own, so that nothing slow in the worker delays it."""
+    """Beats for one worker, in a thread of its own, so that nothing slow in the worker delays it.
+
+    Two more threads belong to it: one looks after the others, which may take long, and one watches whether this worker
+    is cut off, which must not wait for a database that hangs.
+    """
 
     def __init__(
         self,
@@ -70,13 +74,15 @@ class Heartbeat(threading.Thread):
         self._on_lost = on_lost
         self._leaving = threading.Event()
         self._num_heard = 0
-        self._silences = Silences()
-        self._beat_at = time.monotonic()
+        self._silences, self._frozen = Silences(), Silences()
+        self._cared_at = time.monotonic()
         self._looked_at = time.monotonic()
 
     def run(self) -> None:
         """Beat until stopped."""
         threading.Thread(target=self._watch, name="cut-off watch", daemon=True).start()
+        caring = threading.Thread(target=self._care, name="reaper", daemon=True)
+        caring.start()
         while not self._leaving.wait(self._every_s):
             try:
                 self._beat()
@@ -86,6 +92,7 @@ class Heartbeat(threading.Thread):
                     self._num_heard += 1
                 with contextlib.suppress(DBAPIError):
                     self._end_frozen()
+        caring.join(self._timeout_s)
         self._database.close()
 
     def stop(self) -> None:
@@ -109,7 +116,7 @@ class Heartbeat(threading.Thread):
     def _end_frozen(self) -> None:
         """Kill frozen workers of this machine: on SQLite one that was stopped inside a transaction stops everybody."""
         with self._database.read() as session:
-            silent = self._silences.longer_than(self._timeout_s, Workers(session).beats())
+            silent = self._frozen.longer_than(self._timeout_s, Workers(session).beats())
         for worker_id in silent:
             self._end_process(worker_id, only_stopped=True)
 
@@ -119,18 +126,26 @@ class Heartbeat(threading.Thread):
         self._num_heard += 1
         if not lives:
             self._on_lost("declared dead by another worker")
-            return
+
+    def _care(self) -> None:
+        """Look after the others until stopped."""
+        while not self._leaving.wait(self._every_s):
+            try:
+                self._look_after_others()
+            except DBAPIError as error:
+                log.warning("reaper failed", action="reaper", error=str(error.orig))
+
+    def _look_after_others(self) -> None:
         self._reaper.release()
         now = time.monotonic()
-        if now - self._beat_at > self._timeout_s / 2:
+        if now - self._cared_at > self._timeout_s / 2:
             # After a gap of our own (database away, machine asleep) others had no chance to beat either: wait for them.
             self._silences.forget()
-        self._beat_at = now
-        self._look_after_others(now)
-
-    def _look_after_others(self, now: float) -> None:
+        self._cared_at = now
         with self._database.read() as session:
-            silent = self._silences.longer_than(self._timeout_s, Workers(session).beats())
+            beats = Workers(session).beats()
+            beats.pop(self._worker_id, None)
+            silent = self._silences.longer_than(self._timeout_s, beats)
             dead = set(Workers(session).dead_with_jobs())
         if silent:
             with self._database.write() as session:

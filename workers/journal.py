@@ -20,6 +20,7 @@ from app.store.sessions import Database
 from lut.profile import DeviceProfile
 from secateur.schemas import JobStatus
 from workers.fence import Fenced, TimedOut, fence, patient
+from workers.reconnect import decided
 from workers.step import Output
 from workers.tables import Proposal, joined, propose, tell_table
 from workers.view import JobView, make_view, preflight_row
@@ -58,7 +59,7 @@ class Journal:
     @patient
     def begin(self, job_id: str, workflow_id: str, profile: DeviceProfile) -> JobView | None:
         """Take the job over; None when it has ended, was cancelled, or is run by another workflow since a retry."""
-        with self.database.write() as session:
+        with decided(self.database) as session:
             jobs = Jobs(session)
             row = jobs.get(job_id)
             if row is None or row.workflow_id != workflow_id:
@@ -244,7 +245,7 @@ class Journal:
     @contextmanager
     def fenced(self, job: JobView) -> Iterator[tuple[Session, PruneJobRow]]:
         """A transaction on the job's row, which must be this worker's."""
-        with self.database.write() as session:
+        with decided(self.database) as session:
             # The row stays locked until the commit, so the job cannot be taken away between check and write.
             row = session.get(PruneJobRow, job.id, with_for_update=True, populate_existing=True)
             try:
@@ -266,8 +267,12 @@ class Journal:
             media_type=kept.media_type, hidden=kept.hidden,
         )  # fmt: skip
 
+    @patient
     def drop(self, sha256s: list[str]) -> None:
-        """Delete files that nothing refers to any more; only after the commit that made it so, or a crash loses both."""
+        """Delete files that nothing refers to any more; only after the commit that made it so, or a crash loses both.
+
+        Patient by itself, so that what was committed before is not repeated with it.
+        """
         for sha256 in sha256s:
             with self.database.write() as session:
                 Holds(session).lock(sha256)

@@ -1,17 +1,26 @@
-"""The job engine's way to Postgres: a connection that cannot be made is tried again before the engine hears of it.
+"""What a Postgres that goes away and comes back must not do: keep workers waiting for long, or have a transaction made twice.
 
-The engine repeats what a lost connection interrupted, after pauses that double up to a minute: a database that was away
+The job engine repeats what a lost connection interrupted, after pauses that double up to a minute: a database that was away
 for eight seconds would keep a worker's steps, and its reaper, waiting for longer than it takes others to declare it dead.
-Nothing was sent over a connection that was not made yet, so trying again is always right.
+A connection that cannot be made is therefore tried again before the engine hears of it: nothing was sent over it yet.
+
+A transaction whose commit was not answered may have been made. The last event that it told is there, or not. (Its number would
+not do: a server that crashed gives the numbers of what it lost to others.)
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
 from sqlalchemy import Dialect, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from app.store.sessions import postgres_url
+from app.store.models import JobEventRow, PruneJobRow
+from app.store.sessions import Database, postgres_url
+from workers.fence import DATABASE_PATIENCE_S, is_away
 
 log = structlog.get_logger(__name__)
 
@@ -41,3 +50,46 @@ def patient_engine(url: str, *, pool_size: int, patience_s: float = PATIENCE_S) 
                 time.sleep(TRY_EVERY_S)
 
     return engine
+
+
+@contextmanager
+def decided(database: Database) -> Iterator[Session]:
+    """A transaction that may write, as `Database.write`; when the answer to its commit was lost, ends well if it was made.
+
+    So whoever repeats what raised tells no event of a job twice.
+    """
+    told: list[tuple[int, str, str, dict[str, Any]]] = []
+    committing = False
+    try:
+        with database.write() as session:
+
+            @event.listens_for(session, "after_flush")
+            def note(session: Session, context: Any) -> None:
+                told.extend(
+                    (row.id, row.job_id, row.kind, row.data) for row in session.new if isinstance(row, JobEventRow)
+                )
+
+            yield session
+            session.flush()
+            committing = True
+    except DBAPIError as error:
+        if not committing or not told or not is_away(error) or not _was_told(database, *told[-1]):
+            raise
+
+
+def _was_told(database: Database, event_id: int, job_id: str, kind: str, data: dict[str, Any]) -> bool:
+    """Whether this very event is there; waits for a database that is away."""
+    deadline = time.monotonic() + DATABASE_PATIENCE_S
+    while True:
+        try:
+            with database.write() as session:
+                # Who tells an event has locked its job: a server that is still about to commit is waited for.
+                session.get(PruneJobRow, job_id, with_for_update=True)
+                row = session.get(JobEventRow, event_id)
+                found = row is not None and (row.job_id, row.kind, row.data) == (job_id, kind, data)
+                log.warning("commit was not answered", action="decide", job_id=job_id, made=found)
+                return found
+        except DBAPIError as error:
+            if not is_away(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(TRY_EVERY_S)

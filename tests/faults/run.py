@@ -206,7 +206,7 @@ class Run:
         with contextlib.suppress(AssertionError):
             if (slot := slot_of(self.service, job.id)) in self.workers:
                 return slot
-        return self.rng.choice(list(self.workers))
+        return self.rng.choice(sorted(self.until(lambda: self.workers, "a worker")))
 
     def row(self, job: Job) -> PruneJobRow:
         """The job's row as it is now."""
@@ -218,7 +218,7 @@ class Run:
 
     def hit(self, job: Job) -> None:
         """Note that a fault has just struck the job's worker, child or database."""
-        if not self.ended(job):
+        if self.row(job).status == "running":
             self.hits.append(Hit(job=job, after_id=self._last_event(job), since=time.monotonic()))
 
     def pause(self) -> float:

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy.exc import StatementError
 
+from app.store.blobs import StoreUnavailable
 from app.store.repositories import Artifacts, Devices, Events, Jobs, Luts, Models
 from lut.analytic import CRISP, analytic_profile
 from tests.unit.workers.worker_store import PROFILE, Store
@@ -210,6 +213,53 @@ def test_a_checkpoint_and_its_figures_are_recorded_together_or_not_at_all(store:
     with store.database.read() as session:
         told = [event.data for event in Events(session).after(view.id) if event.kind == "metric"]
     assert told == [{"epoch": 1}]
+
+
+@pytest.mark.parametrize("made", [True, False])
+@pytest.mark.parametrize("empty_url", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(store: Store, file: Path, made: bool) -> None:
+    journal = store.add_worker("a/0:1")
+    view = store.begin(journal, store.add_job())
+    dialect = store.database.engine.dialect
+    commit, losses = dialect.do_commit, []
+
+    def lose(connection: Any) -> None:
+        if not losses:
+            losses.append(connection)
+            if made:
+                commit(connection)
+            connection.dbapi_connection.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        commit(connection)
+
+    dialect.do_commit = lose  # type: ignore[method-assign]
+    journal.checkpoint(view, "work", "state", file, {"epoch": 1})
+    assert losses
+    with store.database.read() as session:
+        told = [event.data for event in Events(session).after(view.id) if event.kind == "metric"]
+    assert told == [{"epoch": 1}]
+
+
+def test_a_bucket_that_is_away_after_the_commit_does_not_repeat_it(
+    store: Store, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = store.add_worker("a/0:1")
+    view = store.begin(journal, store.add_job())
+    journal.checkpoint(view, "work", "state", file, {"epoch": 1})
+    delete, failures = store.blobs.delete, []
+
+    def fail_once(sha256: str) -> bool:
+        if not failures:
+            failures.append(sha256)
+            raise StoreUnavailable("away")
+        return delete(sha256)
+
+    monkeypatch.setattr(store.blobs, "delete", fail_once)
+    file.write_bytes(b"state 2")
+    journal.checkpoint(view, "work", "state", file, {"epoch": 2})
+    assert failures and not store.blobs.exists(failures[0])
+    with store.database.read() as session:
+        assert [e.data for e in Events(session).after(view.id) if e.kind == "metric"] == [{"epoch": 1}, {"epoch": 2}]
 
 
 def test_a_checkpoint_equal_to_a_needed_file_leaves_that_file(store: Store, file: Path) -> None:

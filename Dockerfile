@@ -33,7 +33,7 @@ COPY pruning pruning
 COPY workers workers
 COPY bench bench
 # Everything it needs is there: no index is asked again, for the build tool neither.
-RUN pip install --no-deps --no-index --no-build-isolation . && python -m compileall -q /opt/secateur/lib
+RUN pip install --no-deps --no-index --no-build-isolation .
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Secateur" \

@@ -187,7 +187,9 @@ def _run(program: str, url: URL, options: list[str]) -> None:
     found = shutil.which(program)
     if found is None:
         raise BackupError(f"{program} is not installed here: install PostgreSQL's client programs, or put them on PATH")
-    name = url.set(drivername="postgresql", password=None).render_as_string()
+    # Not `url.set(password=None)`, which leaves it there, to be written as stars.
+    bare = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
+    name = bare.render_as_string()
     environment = {"PATH": str(Path(found).parent), "PGPASSWORD": url.password or "", "PGCONNECT_TIMEOUT": "30"}
     done = subprocess.run(
         [found, f"--dbname={name}", *options], env=environment, capture_output=True, text=True, check=False

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import MetaData, create_engine, make_url, text
 
-from app.backup import BackupError, back_up, everything_held, restore
+from app.backup import BackupError, _run, back_up, everything_held, restore
 from app.migrate import migrate
 from app.queue import device_queue
 from app.services import Services, open_services
@@ -212,3 +212,14 @@ def test_a_backup_that_fails_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         back_up(Settings(home=tmp_path / "home"), tmp_path / "backup")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+
+
+def test_postgres_programs_get_the_password_and_nobody_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "pg_show"
+    program.write_text('#!/bin/sh\nprintf "%s" "$PGPASSWORD" > "$0.password"\nprintf "%s" "$*" > "$0.arguments"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    _run("pg_show", make_url("postgresql+psycopg://user:p%40ss@host:5433/data?sslmode=require"), ["--list"])
+    assert (tmp_path / "pg_show.password").read_text() == "p@ss"
+    asked = "--dbname=postgresql://user@host:5433/data?sslmode=require --list"
+    assert (tmp_path / "pg_show.arguments").read_text() == asked

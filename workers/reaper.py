@@ -152,7 +152,8 @@ class Reaper:
     def reconcile(self) -> None:
         """End jobs that nobody will end: cancelled with no live worker, or lost by the engine."""
         with self._database.read() as session:
-            rows = Jobs(session).page(status=ACTIVE, limit=PAGE).rows
+            # The newest of each status: however many are queued, those that run are looked at.
+            rows = [row for status in ACTIVE for row in Jobs(session).page(status=[status], limit=PAGE).rows]
             abandoned = {row.id for row in rows if self._abandoned(session, row)}
         statuses = self._queues.statuses([row.workflow_id for row in rows])
         for row in rows:

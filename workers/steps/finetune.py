@@ -74,8 +74,9 @@ def _trained(context: StepContext, pair: _Pair, data: Dataset, team: Team) -> Fi
 
     def on_epoch(metrics: EpochMetrics) -> None:
         if checkpoint.exists():
-            context.checkpoint(checkpoint)
-        context.metric(**asdict(metrics))
+            context.checkpoint(checkpoint, **asdict(metrics))
+        else:
+            context.metric(**asdict(metrics))
 
     return finetune(
         pair.student,

@@ -54,8 +54,8 @@ def open_services(settings: Settings) -> Services:
     )
 
 
-def get_services(request: Request) -> Services:
-    """FastAPI dependency."""
+async def get_services(request: Request) -> Services:
+    """FastAPI dependency; one that is not async would take a thread for every request."""
     services: Services = request.app.state.services
     return services
 

@@ -121,7 +121,7 @@ def _write_events(made: Stack, jobs: list[str], seconds: float) -> dict[int, flo
     while (due := begin + num / len(jobs)) < begin + seconds:
         time.sleep(max(0.0, due - time.monotonic()))
         with made.database.write() as session:
-            number = Events(session).append(jobs[num % len(jobs)], "progress", {"progress": 0.5}).id
+            number = Events(session).append(jobs[num % len(jobs)], "progress", {"progress": 0.5})
         committed[number] = time.time()
         num += 1
     for job_id in jobs:

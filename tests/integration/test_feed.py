@@ -175,7 +175,7 @@ def test_an_event_is_told_that_becomes_visible_after_a_later_one_of_another_job(
             task = asyncio.create_task(feed.run())
             with feed.watch(slow, None, ids(service, slow)[-1]) as one, feed.watch(quick, None, 0) as other:
                 with service.database.write() as session:
-                    early = Events(session).append(slow, "log", {"text": "early"}).id
+                    early = Events(session).append(slow, "log", {"text": "early"})
                     append(service, quick, "late")
                     assert ids(service, quick)[-1] > early
                     text = ""

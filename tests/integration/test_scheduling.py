@@ -81,14 +81,15 @@ def test_a_waiting_job_can_be_cancelled(service: Service) -> None:
 
 
 def test_a_job_waits_for_the_running_build_of_a_table_it_needs(service: Service) -> None:
-    for slot in (0, 1):
-        service.start_worker(slot=slot)
+    service.start_worker(slot=0)
+    build = service.submit(hold=1, act="gate", kind="lut_build")
+    service.wait_for("held")
+    service.start_worker(slot=1)
     eventually(lambda: len(service.live_workers()) == 2, "two workers")
-    build = service.submit(ticks=12, tick_s=0.2, kind="lut_build")
-    service.wait_for("tick", "1")
     job_id, other = service.submit(ticks=1), service.submit(ticks=1, batch=8)
     eventually(lambda: service.job(job_id).phase == "waiting", "the wait")
     assert service.ended(other).status == "succeeded", "a job on another table does not wait"
+    service.go()
     assert service.ended(job_id).status == "succeeded"
     ended, begun = service.job(build).ended_at, service.job(job_id).started_at
     assert ended is not None and begun is not None and ended <= begun

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from app.store.base import database_now
 from app.store.models import DEFAULT_PROJECT, DeviceRow
 from app.store.repositories.pages import RowPage, newest_first
 from app.store.repositories.upsert import upsert
+
+# Asked with every job that is submitted, and so made once.
+_ONE = select(DeviceRow).where(DeviceRow.id == bindparam("id"))
 
 
 class Devices:
@@ -58,10 +61,8 @@ class Devices:
 
     def get(self, device_id: str, *, share: bool = False, lock: bool = False) -> DeviceRow | None:
         """The device, or None. `share` keeps others from deleting it until we commit, `lock` from using it."""
-        query = select(DeviceRow).where(DeviceRow.id == device_id)
-        if share or lock:
-            query = query.with_for_update(read=not lock)
-        return self._session.scalar(query)
+        query = _ONE.with_for_update(read=not lock) if share or lock else _ONE
+        return self._session.scalar(query, {"id": device_id})
 
     def delete(self, row: DeviceRow) -> None:
         """Remove a device that nothing refers to; a worker of it registers it again when it starts."""

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, TableValuedAlias, and_, cast, func, literal, or_, select
+from sqlalchemy import JSON, BigInteger, TableValuedAlias, and_, cast, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
 from app.store.models import JobEventRow, PruneJobRow
 from secateur.schemas import JobStatus
 
+# Around the unit of work, which takes longer than the database.
+_ADD = insert(JobEventRow.__table__).returning(JobEventRow.__table__.c.id)  # type: ignore[arg-type]
 _ENDED = tuple(status for status in JobStatus if status.ended)
 
 
@@ -18,8 +20,8 @@ class Events:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def append(self, job_id: str, kind: str, data: Mapping[str, Any], *, locked: bool = False) -> JobEventRow:
-        """Add a line; raises LookupError when there is no such job.
+    def append(self, job_id: str, kind: str, data: Mapping[str, Any], *, locked: bool = False) -> int:
+        """Add a line and return its id; raises LookupError when there is no such job.
 
         The job's row is locked first, or has been (`locked`: this transaction has inserted or updated it): ids of one job
         then become visible in their order, and a reader that continues after the last id it saw misses nothing.
@@ -27,10 +29,7 @@ class Events:
         query = select(PruneJobRow.id).where(PruneJobRow.id == job_id).with_for_update()
         if not locked and self._session.scalar(query) is None:
             raise LookupError(f"no job {job_id}")
-        row = JobEventRow(job_id=job_id, kind=kind, data=dict(data))
-        self._session.add(row)
-        self._session.flush()
-        return row
+        return int(self._session.execute(_ADD, {"job_id": job_id, "kind": kind, "data": dict(data)}).scalar_one())
 
     def after(self, job_id: str, after_id: int = 0, *, limit: int = 500) -> list[JobEventRow]:
         """Lines with an id above `after_id`, oldest first."""

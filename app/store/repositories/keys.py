@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.store.base import database_now, new_id
@@ -16,6 +16,14 @@ FORGOTTEN_AFTER_S = 30 * 86400.0
 
 _live = and_(ApiKeyRow.revoked_at.is_(None), or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > database_now()))
 _used_lately = func.coalesce(ApiKeyRow.last_used_at >= database_now(-USED_EVERY_S), False)
+
+# Asked with every request, and so made once.
+_FIND = (
+    select(ApiKeyRow, case((_live, 1), else_=0), case((_used_lately, 1), else_=0), ProjectRow.limits)
+    .join(ProjectRow, ProjectRow.id == ApiKeyRow.project_id)
+    .where(ApiKeyRow.prefix == bindparam("prefix"))
+)
+_IS_LIVE = select(ApiKeyRow.id).where(ApiKeyRow.id == bindparam("key_id"), _live)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +75,7 @@ class Keys:
 
     def find(self, prefix: str) -> FoundKey | None:
         """The key that begins so, dead or alive, or None."""
-        query = (
-            select(ApiKeyRow, case((_live, 1), else_=0), case((_used_lately, 1), else_=0), ProjectRow.limits)
-            .join(ProjectRow, ProjectRow.id == ApiKeyRow.project_id)
-            .where(ApiKeyRow.prefix == prefix)
-        )
-        found = self._session.execute(query).one_or_none()
+        found = self._session.execute(_FIND, {"prefix": prefix}).one_or_none()
         if found is None:
             return None
         row, live, used_lately, limits = found
@@ -88,10 +91,8 @@ class Keys:
 
     def is_live(self, key_id: str, *, share: bool = False) -> bool:
         """True while the key counts. `share` keeps others from revoking it until we commit."""
-        query = select(ApiKeyRow.id).where(ApiKeyRow.id == key_id, _live)
-        if share:
-            query = query.with_for_update(read=True)
-        return self._session.scalar(query) is not None
+        query = _IS_LIVE.with_for_update(read=True) if share else _IS_LIVE
+        return self._session.scalar(query, {"key_id": key_id}) is not None
 
     def live(self, key_ids: Collection[str]) -> set[str]:
         """Those of the keys that count."""

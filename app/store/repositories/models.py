@@ -1,11 +1,16 @@
 """Uploaded networks."""
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from app.store.base import new_id
 from app.store.models import DEFAULT_PROJECT, ModelRow
 from app.store.repositories.pages import RowPage, newest_first
+
+# Asked with every job that is submitted, and so made once.
+_ONE = select(ModelRow).where(ModelRow.id == bindparam("id"))
+_SHARED = _ONE.with_for_update(read=True)
+_LOCKED = _ONE.with_for_update()
 
 
 class Models:
@@ -51,12 +56,9 @@ class Models:
 
         `share` keeps others from deleting it until we commit, `lock` from using it.
         """
-        query = select(ModelRow).where(ModelRow.id == model_id)
-        if project_id is not None:
-            query = query.where(ModelRow.project_id == project_id)
-        if share or lock:
-            query = query.with_for_update(read=not lock)
-        return self._session.scalar(query)
+        query = _LOCKED if lock else _SHARED if share else _ONE
+        row = self._session.scalar(query, {"id": model_id})
+        return row if row is None or project_id in (None, row.project_id) else None
 
     def page(self, *, project_id: str | None = None, before: str | None = None, limit: int = 50) -> RowPage[ModelRow]:
         """Newest first, optionally only those of one project."""

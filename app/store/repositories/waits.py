@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import Select, and_, bindparam, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.store.models import DeviceRow, JobWaitRow, PruneJobRow
@@ -13,6 +13,22 @@ from secateur.schemas import JobStatus
 
 WAITING = "waiting"
 _LOST = (JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+def _turns() -> Select[int | None, int | None, int | None]:
+    """The last turn of the submitter's own jobs that wait, the first of all that wait, and of all that were handed back."""
+    peers = (PruneJobRow.queue == bindparam("queue"), PruneJobRow.priority == bindparam("priority"))
+    queued = PruneJobRow.status == JobStatus.QUEUED
+    # A job that a worker handed back is on its queue again, with the turn it had.
+    back = and_(PruneJobRow.status == JobStatus.RUNNING, PruneJobRow.worker_id.is_(None))
+    first, given_back = (
+        select(func.min(PruneJobRow.turn)).where(one, *peers).scalar_subquery() for one in (queued, back)
+    )
+    own = select(func.max(PruneJobRow.turn)).where(queued, *peers, PruneJobRow.submitter == bindparam("submitter"))
+    return select(own.scalar_subquery(), first, given_back)
+
+
+_TURNS = _turns()
 
 
 class Waits:
@@ -76,14 +92,9 @@ class Waits:
         Start-time fair queueing: whoever has a thousand jobs waiting takes turns with who has one, and neither can
         overtake the other for ever.
         """
-        peers = (PruneJobRow.queue == row.queue, PruneJobRow.priority == row.priority)
-        queued = PruneJobRow.status == JobStatus.QUEUED
-        # A job that a worker handed back is on its queue again, with the turn it had.
-        back = and_(PruneJobRow.status == JobStatus.RUNNING, PruneJobRow.worker_id.is_(None))
-        firsts = [select(func.min(PruneJobRow.turn)).where(one, *peers).scalar_subquery() for one in (queued, back)]
-        own = select(func.max(PruneJobRow.turn)).where(queued, *peers, PruneJobRow.submitter == row.submitter)
-        last, *found = self._session.execute(select(own.scalar_subquery(), *firsts)).one()
-        return last + 1 if last is not None else min((first for first in found if first is not None), default=0)
+        line = {"queue": row.queue, "priority": row.priority, "submitter": row.submitter}
+        last, first, given_back = self._session.execute(_TURNS, line).one()
+        return last + 1 if last is not None else min((one for one in (first, given_back) if one is not None), default=0)
 
     def measuring(self, row: PruneJobRow) -> PruneJobRow | None:
         """The running build that measures a table the job needs, or None."""

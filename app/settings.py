@@ -204,6 +204,13 @@ class Settings(BaseSettings):
         description="How long a process that is told to stop takes at most: the API for requests it is answering, a "
         "worker for the running step to come to its next checkpoint.",
     )
+    measure_s: float = Field(
+        default=1.0,
+        ge=0.01,
+        le=600,
+        description="Least time for which a worker runs each network that it measures while it searches for a plan; twice that "
+        "for the verdict. More is steadier on a restless device.",
+    )
     train_processes: int = Field(
         default=1,
         ge=1,

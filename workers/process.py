@@ -31,7 +31,7 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 
-_FOR_CHILDREN = "SECATEUR_TRAIN_"
+_FOR_CHILDREN = ("SECATEUR_TRAIN_", "SECATEUR_MEASURE_")
 """Settings of steps themselves, which a child sees."""
 
 OnEvent = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any] | None]]

@@ -1,6 +1,7 @@
 """The whole service in an empty home, with a network that was trained here."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[Server]:
     """`secateur serve` on a free port: its process and a client."""
     command = [sys.executable, "-m", "secateur", "serve", "--port", "0", "--home", str(folder / "home"), "--json"]
+    environment = {**os.environ, "SECATEUR_MEASURE_S": "0.3"}
     with (folder / "serve.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, (folder / "serve.log").read_text()

@@ -30,7 +30,7 @@ class Service:
         self.url = f"http://{address}:{self._port}"
         values = {
             "home": folder / "home", "host": address, "lock_folder": folder / "locks", "port": self._port, "auth": "keys",
-            "agent_lease_s": 2.0, "events_poll_s": 0.05, "log_level": "WARNING",
+            "agent_lease_s": 2.0, "events_poll_s": 0.05, "measure_s": 0.3, "log_level": "WARNING",
             **settings,
         }  # fmt: skip
         named = {f"SECATEUR_{name.upper()}": str(value) for name, value in values.items()}

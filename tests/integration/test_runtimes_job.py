@@ -20,7 +20,8 @@ HERE = {one.name for one in available() if one.version is not None}
 
 
 @pytest.mark.skipif("openvino" not in HERE, reason="OpenVINO is not installed")
-def test_one_network_keeps_its_budgets_in_two_runtimes(tmp_path: Path) -> None:
+def test_one_network_keeps_its_budgets_in_two_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_MEASURE_S", "0.2")
     torch.set_num_threads(1)
     write_inputs(tmp_path)
     further = {"budget_ratio": 0.95, "runtime": "openvino"}

@@ -15,8 +15,8 @@ from pruning.variants import Variant, random_variants
 from workers.context import StepContext
 from workers.steps.targets import Target, dense_program
 
-SECONDS = 0.2
-"""Least time each network is run; a slow one runs thirty times anyway."""
+SHARE = 0.2
+"""Of the least time that a network of the search is run; a slow one runs thirty times anyway."""
 
 
 def calibrate(
@@ -45,7 +45,7 @@ def calibrate(
     variants = list(random_variants(network, groups, choices, modules, lowered, num=NUM_NETWORKS, seed=context.seed))
     dense = Variant(network=network, widths={group.id: group.units for group in groups}, patterns={})
     turns = in_turns(
-        partial(target.meter.networks, min_seconds=SECONDS),
+        partial(target.meter.networks, share=SHARE),
         dense_program(context, network, target),
         _programs(context, target, variants),
     )

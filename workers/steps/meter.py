@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from app.settings import Settings
 from lut.measure.bench import Progress
 from lut.measure.networks import measure_models
 from lut.measure.runtime import Program, runtime
@@ -16,14 +17,12 @@ from lut.request import GridRequest, merge_requests
 from lut.table import LatencyTable
 from workers.context import StepContext, StepProblem
 
-_MIN_SECONDS = 1.0
-
 
 class Meter(Protocol):
     """What the steps have measured; all as `lut.measure` does it."""
 
-    def networks(self, networks: Sequence[Program], *, min_seconds: float = _MIN_SECONDS) -> list[Timing]:
-        """Return the latencies of whole networks, timed in turns (`measure_models`)."""
+    def networks(self, networks: Sequence[Program], *, share: float = 1.0) -> list[Timing]:
+        """Return the latencies of whole networks, timed in turns (`measure_models`), for a `share` of `measure_s` each."""
 
     def step(self, requests: Iterable[GridRequest]) -> int:
         """Return the stair width of the device (`measure_step`)."""
@@ -43,7 +42,10 @@ class Meter(Protocol):
 
 def meter(context: StepContext, profile: DeviceProfile, agents: str) -> Meter:
     """Return what measures for the profile: this machine, or the agents of the device of that id."""
-    return Elsewhere(context=context, profile=profile, device=agents) if agents else Here(profile=profile)
+    seconds = Settings().measure_s
+    if agents:
+        return Elsewhere(context=context, profile=profile, device=agents, seconds=seconds)
+    return Here(profile=profile, seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +53,11 @@ class Here:
     """Measures in this process."""
 
     profile: DeviceProfile
+    seconds: float
 
-    def networks(self, networks: Sequence[Program], *, min_seconds: float = _MIN_SECONDS) -> list[Timing]:
+    def networks(self, networks: Sequence[Program], *, share: float = 1.0) -> list[Timing]:
         """As `Meter` says."""
-        return measure_models(networks, self.profile, min_seconds=min_seconds)
+        return measure_models(networks, self.profile, min_seconds=share * self.seconds)
 
     def step(self, requests: Iterable[GridRequest]) -> int:
         """As `Meter` says."""
@@ -81,10 +84,12 @@ class Elsewhere:
     context: StepContext
     profile: DeviceProfile
     device: str
+    seconds: float
 
-    def networks(self, networks: Sequence[Program], *, min_seconds: float = _MIN_SECONDS) -> list[Timing]:
+    def networks(self, networks: Sequence[Program], *, share: float = 1.0) -> list[Timing]:
         """As `Meter` says."""
-        found = self._ask("networks", {"min_seconds": min_seconds}, files=[self._file(one) for one in networks])
+        payload = {"min_seconds": share * self.seconds}
+        found = self._ask("networks", payload, files=[self._file(one) for one in networks])
         return [Timing(**{**one, "samples_ms": tuple(one["samples_ms"])}) for one in found]
 
     def step(self, requests: Iterable[GridRequest]) -> int:

@@ -75,14 +75,14 @@ def test_networks_are_named_by_files_of_the_step(tmp_path: Path) -> None:
     outside.write_bytes(b"b")
     asked: list[Mapping[str, Any]] = []
     here = context(inside.parent, {"networks": [asdict(TIMING)] * 2}, asked)
-    found = meter(here, PROFILE, "jetson").networks([Program(onnx=inside), Program(onnx=outside)], min_seconds=2.0)
+    found = meter(here, PROFILE, "jetson").networks([Program(onnx=inside), Program(onnx=outside)], share=2.0)
     assert found == [TIMING, TIMING]
     assert asked[0]["payload"] == {"min_seconds": 2.0}
     assert [(inside.parent / name).read_bytes() for name in asked[0]["networks"]] == [b"a", b"b"]
 
 
 def test_without_agents_this_machine_measures(tmp_path: Path) -> None:
-    assert meter(context(tmp_path, {}, []), PROFILE, "") == Here(profile=PROFILE)
+    assert meter(context(tmp_path, {}, []), PROFILE, "") == Here(profile=PROFILE, seconds=1.0)
 
 
 def test_an_agent_measures_what_a_meter_asks(tmp_path: Path) -> None:

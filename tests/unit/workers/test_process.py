@@ -195,12 +195,12 @@ async def ignore(event: dict[str, Any]) -> None:
     """Take no notice."""
 
 
-def test_a_child_sees_no_setting_and_no_secret() -> None:
+def test_a_child_sees_no_setting_but_those_of_its_steps_and_no_secret() -> None:
     given = {
         "PATH": "/bin", "HOME": "/root", "LANG": "C", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "0",
         "SECATEUR_DATABASE_URL": "x", "SECATEUR_HOME": "x", "DATABASE_URL": "x", "PGPASSWORD": "x", "PGHOST": "x",
         "AWS_SESSION_TOKEN": "x", "MY_API_KEY": "x", "GITHUB_TOKEN": "x", "DB_PASSWORD": "x",
-        "DBOS_SYSTEM_DATABASE_URL": "x",
+        "DBOS_SYSTEM_DATABASE_URL": "x", "SECATEUR_MEASURE_S": "2", "SECATEUR_TRAIN_PROCESSES": "2",
     }  # fmt: skip
     env = child_env(given)
     assert {*env} - {"PYTHONPATH", "PYTHONUNBUFFERED"} == {
@@ -209,6 +209,8 @@ def test_a_child_sees_no_setting_and_no_secret() -> None:
         "LANG",
         "OMP_NUM_THREADS",
         "CUDA_VISIBLE_DEVICES",
+        "SECATEUR_MEASURE_S",
+        "SECATEUR_TRAIN_PROCESSES",
     }
 
 

@@ -10,7 +10,7 @@ PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --u
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hosts faults lint audit sbom lock clean
+.PHONY: help install demo test hosts faults images lint audit sbom lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ hosts: $(READY) ## two hosts and a network that fails between them, in namespace
 
 faults: $(READY) ## 200 runs of a service with a random fault each, 30 minutes; ARGS="--shipped", "--faults NAME.."
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)
+
+images: $(READY) ## build the image and run docker-compose.yml without a docker engine; as root on Debian
+	$(BIN)/python deploy/verify_images.py $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, import directions, Dockerfile and compose file
 	$(BIN)/ruff check .

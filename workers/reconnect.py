@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.store.models import JobEventRow, PruneJobRow
+from app.store.repositories.events import LAST
 from app.store.sessions import Database, postgres_url
 from workers.fence import DATABASE_PATIENCE_S, is_away
 
@@ -58,36 +59,28 @@ def decided(database: Database) -> Iterator[Session]:
 
     So whoever repeats what raised tells no event of a job twice.
     """
-    told: list[tuple[int, str, str, dict[str, Any]]] = []
-    committing = False
+    last: dict[str, Any] | None = None
     try:
         with database.write() as session:
-
-            @event.listens_for(session, "after_flush")
-            def note(session: Session, context: Any) -> None:
-                told.extend(
-                    (row.id, row.job_id, row.kind, row.data) for row in session.new if isinstance(row, JobEventRow)
-                )
-
             yield session
             session.flush()
-            committing = True
+            last = session.info.get(LAST)
     except DBAPIError as error:
-        if not committing or not told or not is_away(error) or not _was_told(database, *told[-1]):
+        if last is None or not is_away(error) or not _was_told(database, last):
             raise
 
 
-def _was_told(database: Database, event_id: int, job_id: str, kind: str, data: dict[str, Any]) -> bool:
+def _was_told(database: Database, event: dict[str, Any]) -> bool:
     """Whether this very event is there; waits for a database that is away."""
     deadline = time.monotonic() + DATABASE_PATIENCE_S
     while True:
         try:
             with database.write() as session:
                 # Who tells an event has locked its job: a server that is still about to commit is waited for.
-                session.get(PruneJobRow, job_id, with_for_update=True)
-                row = session.get(JobEventRow, event_id)
-                found = row is not None and (row.job_id, row.kind, row.data) == (job_id, kind, data)
-                log.warning("commit was not answered", action="decide", job_id=job_id, made=found)
+                session.get(PruneJobRow, event["job_id"], with_for_update=True)
+                row = session.get(JobEventRow, event["id"])
+                found = row is not None and all(getattr(row, name) == value for name, value in event.items())
+                log.warning("commit was not answered", action="decide", job_id=event["job_id"], made=found)
                 return found
         except DBAPIError as error:
             if not is_away(error) or time.monotonic() > deadline:

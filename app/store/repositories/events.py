@@ -11,6 +11,8 @@ from secateur.schemas import JobStatus
 
 # Around the unit of work, which takes longer than the database.
 _ADD = insert(JobEventRow.__table__).returning(JobEventRow.__table__.c.id)  # type: ignore[arg-type]
+LAST = "last event"
+"""Where a session's `info` has the columns of the event that was appended last."""
 _ENDED = tuple(status for status in JobStatus if status.ended)
 
 
@@ -29,7 +31,10 @@ class Events:
         query = select(PruneJobRow.id).where(PruneJobRow.id == job_id).with_for_update()
         if not locked and self._session.scalar(query) is None:
             raise LookupError(f"no job {job_id}")
-        return int(self._session.execute(_ADD, {"job_id": job_id, "kind": kind, "data": dict(data)}).scalar_one())
+        line = {"job_id": job_id, "kind": kind, "data": dict(data)}
+        event_id = int(self._session.execute(_ADD, line).scalar_one())
+        self._session.info[LAST] = line | {"id": event_id}
+        return event_id
 
     def after(self, job_id: str, after_id: int = 0, *, limit: int = 500) -> list[JobEventRow]:
         """Lines with an id above `after_id`, oldest first."""

@@ -51,11 +51,10 @@ def test_at_least_the_two_that_need_nothing_else_are_here() -> None:
 
 
 def test_operators_take_time_and_more_work_takes_more(one: Runtime) -> None:
-    points = [(CONV, 16, 16), (CONV, 128, 128), (replace(LOWERED, residual=True), 128, 128)]
+    points = [(CONV, 16, 16), (replace(LOWERED, residual=True), 128, 128)]
     table = measure_points(one.profile(1, 1), points)
-    found = [table.latency_us(*point) for point in points]
-    assert min(found) > 0
-    assert found[1] > found[0]
+    small, large = (table.latency_us(*point) for point in points)
+    assert 0 < small < large
 
 
 def test_a_grid_becomes_a_table(one: Runtime) -> None:

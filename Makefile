@@ -10,7 +10,7 @@ PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --u
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test hosts faults images lint audit sbom lock clean
+.PHONY: help install demo test hosts faults fuzz images lint audit sbom lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ faults: $(READY) ## 200 runs of a service with a random fault each, 30 minutes; 
 
 images: $(READY) ## build the image and run docker-compose.yml without a docker engine; as root on Debian
 	$(BIN)/python deploy/verify_images.py $(ARGS)
+
+fuzz: $(READY) ## 5,000 requests made up from the API's description, in chains; ARGS="--cases N --database sqlite --seed N"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, import directions, Dockerfile and compose file
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -58,7 +59,25 @@ async def _http(request: Request, error: Exception) -> Response:
         "method_not_allowed": f"{request.url.path} does not take {request.method}.",
     }
     detail = details.get(code, PROBLEMS[code].meaning)
-    return problem_response(ApiProblem(code, detail, status=error.status_code, headers=error.headers))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return problem_response(ApiProblem(code, detail, status=error.status_code, headers=headers))
+
+
+def no_such_method() -> None:
+    """A route for methods that a fixed path does not have, and a pattern behind it would take for an id's."""
+    raise HTTPException(405)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of the path that the request was for, of all its routes."""
+    path = getattr(request.scope.get("route"), "path", None)
+    found: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.path == path and route.endpoint is not no_such_method:
+            found |= route.methods or set()
+    return sorted(found) or ["GET", "HEAD"]  # files of pages and the schema are no routes of ours
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from app import handlers
+from app import addresses, handlers
 from app.api import (
     agents,
     api_keys,
@@ -172,7 +172,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 
 def _document(app: FastAPI) -> None:
-    """Put the bodies that routes answer with by hand into the OpenAPI schema, and links; take FastAPI's own 422 out."""
+    """Put the bodies that routes answer with by hand into the OpenAPI schema, links, and what no address holds; take FastAPI's own 422 out."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -186,6 +186,7 @@ def _document(app: FastAPI) -> None:
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
             add_links(schema)
+            addresses.describe(schema)
         assert app.openapi_schema is not None
         return app.openapi_schema
 

@@ -12,6 +12,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.addresses import has_nul
 from app.errors import ApiProblem, problem_response
 from app.settings import Settings
 from app.tracing import incoming_traceparent
@@ -100,7 +101,7 @@ class GuardMiddleware:
         await self._app(scope, receive, send)
 
     def _fault(self, scope: Scope, headers: Headers, method: str) -> ApiProblem | None:
-        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        if has_nul(scope):
             return ApiProblem("malformed_request", "The address holds a NUL, which names nothing here.")
         host = headers.get("host", "")
         if not self._knows(host):

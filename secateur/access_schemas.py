@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from secateur.schemas import Name, Wire
 
@@ -21,7 +21,16 @@ class Scope(StrEnum):
 
 LAST = datetime(9999, 1, 1, tzinfo=UTC)
 """Later moments overflow once they are told in UTC."""
-Most = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+def _moment(value: object) -> object:
+    """Raise ValueError for a number of seconds, which pydantic takes for a moment, as a number or as text."""
+    if isinstance(value, datetime) or (isinstance(value, str) and ":" in value):
+        return value
+    raise ValueError("give a moment with its offset, as in 2030-01-31T12:00:00Z")
+
+
+Most = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
 
 
 class Limits(Wire):
@@ -67,7 +76,7 @@ class ApiKeyCreate(Wire):
 
     name: Name
     scopes: list[Scope] = Field(default=[Scope.READ, Scope.SUBMIT], min_length=1, max_length=len(Scope))
-    expires_at: Annotated[AwareDatetime, Field(lt=LAST)] | None = None
+    expires_at: Annotated[AwareDatetime, Field(lt=LAST), BeforeValidator(_moment)] | None = None
     """Null: it ends when it is revoked, or with the key that made it, where that was not an administrator's."""
     project_id: Name | None = None
     """Null: the project of the key that makes it."""

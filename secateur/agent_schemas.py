@@ -21,7 +21,9 @@ Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 Latency = Annotated[float, Field(strict=True, ge=1e-6, le=1e12, allow_inf_nan=False)]
 Noise = Annotated[float, Field(strict=True, ge=0, le=1e12, allow_inf_nan=False)]
-Samples = Annotated[list[Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]], Field(max_length=1 << 12)]
+Samples = Annotated[
+    list[Annotated[float, Field(strict=True, ge=-1e12, le=1e12, allow_inf_nan=False)]], Field(max_length=1 << 12)
+]
 Point = tuple[Count, Count, Latency, Latency, Count] | tuple[Count, Count, Latency, Latency, Count, Samples]
 """c_in, c_out, p50 in us, p90 in us, number of samples, all samples in us."""
 Kind = Literal["step", "table", "networks"]
@@ -68,7 +70,7 @@ class LeaseRequest(Wire):
 
     agent: AgentId
     fingerprint: str = Field(max_length=64)
-    wait_s: float = Field(default=LEASE_WAIT_S, ge=0, le=LEASE_WAIT_S)
+    wait_s: float = Field(strict=True, default=LEASE_WAIT_S, ge=0, le=LEASE_WAIT_S)
 
 
 class Measurement(Wire):
@@ -105,8 +107,8 @@ class MeasuredTable(Wire):
     profile: AgentProfile
     entries: list[MeasuredEntries] = Field(max_length=4096)
     step: Count
-    scale: Annotated[float, Field(ge=1, le=1)] = 1.0
-    offset_us: Annotated[float, Field(ge=0, le=0)] = 0.0
+    scale: Annotated[float, Field(strict=True, ge=1, le=1)] = 1.0
+    offset_us: Annotated[float, Field(strict=True, ge=0, le=0)] = 0.0
     noise: Noise
     seconds: Noise
 
@@ -127,11 +129,11 @@ class MeasurementProgress(Wire):
     """A sign of life, which renews the lease, or the end of it."""
 
     agent: AgentId
-    fraction: float = Field(default=0.0, ge=0, le=1)
-    seconds_left: float | None = Field(default=None, ge=0, le=1e9)
+    fraction: float = Field(strict=True, default=0.0, ge=0, le=1)
+    seconds_left: float | None = Field(strict=True, default=None, ge=0, le=1e9)
     table: MeasuredTable | None = None
     """All entries measured so far, now and then: who takes the work over goes on from them."""
-    release: bool = False
+    release: bool = Field(strict=True, default=False)
     """True: the agent stops; somebody else may go on at once."""
 
 

@@ -128,13 +128,13 @@ class LutBuildCreate(Scheduled):
     """As in a prune job."""
     threads: Threads = 1
     batch: Batch = 1
-    image_size: int | None = Field(default=None, ge=8, le=2048)
+    image_size: int | None = Field(strict=True, default=None, ge=8, le=2048)
     """Side of the images in pixels; an ONNX model fixes it itself, for others a dataset may say it."""
     dataset_id: Name | None = None
     patterns: Literal["none", "auto", "only"] = "none"
     """Anything but `none`: entries of masked layers too."""
     pattern_choices: PatternChoices = Field(default=PATTERN_CHOICES, min_length=1, max_length=8)
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(strict=True, default=0, ge=0, lt=2**31)
 
 
 class LutBuild(Wire):

@@ -42,11 +42,12 @@ ANALYTIC_DEVICES = tuple(
 )
 PATTERN_CHOICES = ["64x1@1/2", "64x1@1/4", "32x1@1/2", "32x1@1/4"]
 RuntimeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
-Threads = Annotated[int, Field(ge=1, le=256)]
-Batch = Annotated[int, Field(ge=1, le=1024)]
-BudgetMs = Annotated[float, Field(gt=0, lt=1e7)]
+Threads = Annotated[int, Field(strict=True, ge=1, le=256)]
+Batch = Annotated[int, Field(strict=True, ge=1, le=1024)]
+BudgetMs = Annotated[float, Field(strict=True, gt=0, lt=1e7)]
 ClassName = Annotated[str, Field(pattern=NO_NUL)]
-BudgetRatio = Annotated[float, Field(gt=0, le=1)]
+ClassIndex = Annotated[int, Field(strict=True)]
+BudgetRatio = Annotated[float, Field(strict=True, gt=0, le=1)]
 
 
 class ErrorDetail(Wire):
@@ -114,11 +115,11 @@ class FinetuneOptions(Wire):
 
     mode: Literal["full", "reconstruct", "none"] = "full"
     """`full`: least squares, then distillation; `reconstruct`: least squares alone, training-free; `none`: as cut."""
-    max_epochs: int = Field(default=30, ge=1, le=1000)
-    max_minutes: float = Field(default=10, gt=0, le=100_000)
+    max_epochs: int = Field(strict=True, default=30, ge=1, le=1000)
+    max_minutes: float = Field(strict=True, default=10, gt=0, le=100_000)
     """Training stops at the end of the epoch in which this much time has passed."""
-    batch_size: int = Field(default=128, ge=2, le=4096)
-    distillation: float = Field(default=0.9, ge=0, le=1)
+    batch_size: int = Field(strict=True, default=128, ge=2, le=4096)
+    distillation: float = Field(strict=True, default=0.9, ge=0, le=1)
     """Weight of the dense network's soft labels; the rest is cross entropy with the true labels."""
 
 
@@ -128,9 +129,9 @@ class ScheduleOptions(Wire):
     mode: Literal["one_shot", "gradual"] = "one_shot"
     """`gradual`: in steps whose budgets fall from the dense latency to the job's, scored anew and trained a little in between; what
     went never returns. With `solver` "halp" and `saliency` "bn_taylor" it is the paper's, with `patterns` "only" masks nest."""
-    steps: int = Field(default=8, ge=2, le=100)
+    steps: int = Field(strict=True, default=8, ge=2, le=100)
     """Of a gradual job; the paper of HALP takes 30."""
-    batches: int = Field(default=40, ge=0, le=10_000)
+    batches: int = Field(strict=True, default=40, ge=0, le=10_000)
     """Mini-batches of training between two steps, where `finetune.mode` is `full`."""
 
 
@@ -160,7 +161,7 @@ class PruneJobCreate(Budgeted, Scheduled):
     name: Title = ""
     model_id: Name
     dataset_id: Name
-    classes: list[ClassName | int] = Field(min_length=1, max_length=10_000)
+    classes: list[ClassName | ClassIndex] = Field(min_length=1, max_length=10_000)
     """Folder names, or indices into the dataset's sorted folder names."""
     also: list[Budgeted] = Field(default=[], max_length=4)
     """More devices, threads or batches, each with a budget that the same network must keep; `analytic/crisp` and the like are
@@ -168,15 +169,15 @@ class PruneJobCreate(Budgeted, Scheduled):
     budgets: list[BudgetMs] = Field(default=[], max_length=64)
     """Further budgets, in the unit of the job's own (ms, or shares of the dense latency): each gets its plan, built and
     measured but not trained, and a point of the frontier in the report."""
-    sweep: int = Field(default=0, ge=0, le=64)
+    sweep: int = Field(strict=True, default=0, ge=0, le=64)
     """The same for this many budgets, evenly from the least achievable latency to the dense one."""
-    max_weight_bytes: int | None = Field(default=None, ge=1, lt=2**50)
+    max_weight_bytes: int | None = Field(strict=True, default=None, ge=1, lt=2**50)
     """Limit on the exported network's weights and biases, four bytes each."""
-    min_widths: dict[Name, Annotated[int, Field(ge=1, lt=2**31)]] = Field(default={}, max_length=1000)
+    min_widths: dict[Name, Annotated[int, Field(strict=True, ge=1, lt=2**31)]] = Field(default={}, max_length=1000)
     """Least channels of a layer, by its name, or of a coupling group, by its id, as `plan.json` spells them."""
     keep_dense: list[Name] = Field(default=[], max_length=1000)
     """Layers whose input and output channels all stay."""
-    remove_stages: bool = True
+    remove_stages: bool = Field(strict=True, default=True)
     """Whether whole residual branches may go, where the skip path remains."""
     solver: Solver = "secateur"
     """`secateur` is the optimal one; the others are there to be compared with it."""
@@ -194,9 +195,9 @@ class PruneJobCreate(Budgeted, Scheduled):
     pays on an accelerator built for it (`analytic/crisp` in `also`); `2:4v+64x64@1/2` both, the two of four shared by a row
     of tiles, which any runtime gains from."""
     finetune: FinetuneOptions = FinetuneOptions()
-    baselines: bool = True
+    baselines: bool = Field(strict=True, default=True)
     """Also report random-saliency and uniform-width plans at the same budget."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(strict=True, default=0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _crisp_masks_alone(self) -> Self:

@@ -20,7 +20,7 @@ class UploadCreate(Wire):
     """An upload to be begun."""
 
     purpose: Purpose
-    size_bytes: int = Field(ge=1)
+    size_bytes: int = Field(strict=True, ge=1)
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Of the whole file; it is then checked when the upload is used."""
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.answers import check_result, check_table
-from app.api.files import send_blob
+from app.api.files import file_responses, send_blob
 from app.auth.access import Access, Agent, LivingAgent
 from app.errors import ApiProblem, NotFound, responses
 from app.services import Services, ServicesDep
@@ -117,7 +117,8 @@ def result(measurement_id: str, who: Agent, said: MeasurementResult, services: S
 
 @router.get(
     "/measurements/{measurement_id}/files/{sha256}",
-    responses=responses("not_found", "lease_lost", "range_not_satisfiable"),
+    response_class=Response,
+    responses=file_responses("lease_lost", media_types=("application/octet-stream",)),
 )
 def file(
     measurement_id: str,

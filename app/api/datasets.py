@@ -21,8 +21,8 @@ from secateur.schemas import Dataset, Name, Page
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
-Mean = Annotated[float, Field(ge=-10, le=10)]
-Std = Annotated[float, Field(gt=0, le=10)]
+Mean = Annotated[float, Field(strict=True, ge=-10, le=10)]
+Std = Annotated[float, Field(strict=True, gt=0, le=10)]
 
 
 class DatasetForm(BaseModel):
@@ -31,11 +31,11 @@ class DatasetForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name
-    image_size: int = Field(ge=8, le=2048)
+    image_size: int = Field(strict=True, ge=8, le=2048)
     """Height and width the images are brought to."""
     mean: list[Mean] = Field(min_length=1, max_length=3)
     std: list[Std] = Field(min_length=1, max_length=3)
-    class_map: dict[Name, Annotated[int, Field(ge=0)]] | None = None
+    class_map: dict[Name, Annotated[int, Field(strict=True, ge=0)]] | None = None
 
     @model_validator(mode="after")
     def _channels(self) -> "DatasetForm":

@@ -21,7 +21,7 @@ from app.services import Services, ServicesDep
 from app.store.models import JobEventRow
 from app.store.repositories import Events
 from secateur.schemas import JobEvent, JobStatus, Page
-from secateur.wire import CLOSING
+from secateur.wire import CLOSING, DIGITS
 
 router = APIRouter(prefix="/v1/prune-jobs", tags=["prune jobs"])
 builds = APIRouter(prefix="/v1/lut-builds", tags=["latency tables"])
@@ -34,7 +34,7 @@ _AGAIN_S = 2.0
 _LARGEST_ID = 2**63 - 1
 
 EventId = Annotated[int | None, Query(ge=0, le=_LARGEST_ID, description="Answer with a page of events after this id.")]
-LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=_LARGEST_ID)]
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", pattern=DIGITS)]
 
 _DOCUMENTED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -88,12 +88,12 @@ async def follow(
     kind: str,
     *,
     after: int | None,
-    last_event_id: int | None,
+    last_event_id: str | None,
     limit: int,
 ) -> Response:
     """The history of a job of this kind, as a stream or a page; raises 404."""
     accept = request.headers.get("accept", "")
-    start = last_event_id if last_event_id is not None else after or 0
+    start = int(last_event_id) if last_event_id is not None else after or 0
     batch = await run_in_threadpool(_page, services, who, job_id, kind, start, limit)
     if EVENT_STREAM not in accept and (after is not None or "application/json" in accept):
         cursor = str(batch[-1].id) if len(batch) == limit else None

@@ -1,18 +1,30 @@
 """Stored files as answers: ranges, ETags, and never anything a browser would run in our name."""
 
 import re
+from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from app.errors import ApiProblem, NotFound
+from app.errors import ApiProblem, NotFound, responses
 from app.services import Services
 
 _RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,18})-(?P<last>\d{0,18})|-(?P<suffix>\d{1,18}))")
 
 HTML_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
 """A report may look good and do nothing."""
+
+
+def file_responses(*codes: str, media_types: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for a route that answers with `send_blob`, or with one of these codes."""
+    content: dict[str, Any] = {name: {} for name in media_types}
+    return {
+        **responses("not_found", "range_not_satisfiable", *codes),
+        200: {"description": "The file.", "content": content},
+        206: {"description": "The part of the file that Range asked for.", "content": content},
+        304: {"description": "The file is the one of If-None-Match."},
+    }
 
 
 def send_blob(

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from app.api.files import send_blob
+from app.api.files import file_responses, send_blob
 from app.api.luts import Number, require_lut
 from app.auth.access import Reader
-from app.errors import NotFound, responses
+from app.errors import NotFound
 from app.inspection import produced, require_worker
 from app.services import Services, ServicesDep
 from app.store.models import LutRow, LutVersionRow
@@ -19,12 +19,12 @@ router = APIRouter(prefix="/v1/luts", tags=["latency tables"])
 
 Plot = Literal["staircases", "heatmaps", "accuracy"]
 
-_TABLE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/csv": {}}}}
-_PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
-_MADE = ("not_found", "range_not_satisfiable", "no_worker", "check_failed", "check_timeout")
+_MADE = ("no_worker", "check_failed", "check_timeout")
+_TABLE = file_responses(*_MADE, media_types=("application/json", "text/csv"))
+_PICTURE = file_responses(*_MADE, media_types=("image/png",))
 
 
-@router.get("/{lut_id}/file", response_class=Response, responses={**responses(*_MADE), **_TABLE})
+@router.get("/{lut_id}/file", response_class=Response, responses=_TABLE)
 async def download_lut(
     lut_id: str,
     who: Reader,
@@ -43,7 +43,7 @@ async def download_lut(
     return await run_in_threadpool(send_blob, request, services, sha256, media_type=media_type, name=name)
 
 
-@router.get("/{lut_id}/plots/{name}.png", response_class=Response, responses={**responses(*_MADE), **_PICTURE})
+@router.get("/{lut_id}/plots/{name}.png", response_class=Response, responses=_PICTURE)
 async def get_plot(
     lut_id: str, name: Plot, who: Reader, request: Request, services: ServicesDep, version: Number | None = None
 ) -> Response:

@@ -12,6 +12,7 @@ from app.api.paging import Before, Limit, to_page
 from app.api.submission import named
 from app.auth.access import Access, DeviceKeeper, Reader, TableUploader
 from app.errors import ApiProblem, NotFound, responses
+from app.handlers import no_such_method
 from app.inspection import produced, require_worker
 from app.services import Services, ServicesDep
 from app.sniff import check_table_head, is_json
@@ -148,6 +149,9 @@ async def compare_luts(
     payload = {f"{name}_sha256": row.blob_sha256 for name, row in zip("ab", rows, strict=True)}
     async with produced(services, "lut_pair", payload) as facts:
         return LutComparison.model_validate({"a": a, "b": b, **facts})
+
+
+router.add_api_route("/compare", no_such_method, methods=["DELETE"], include_in_schema=False)
 
 
 @router.get("/{lut_id}", responses=responses("not_found"))

@@ -9,7 +9,7 @@ from app.metrics import Metrics
 router = APIRouter(tags=["health"])
 
 
-@router.get("/metrics", response_class=Response, responses=responses())
+@router.get("/metrics", response_class=Response, responses={**responses(), 200: {"content": {"text/plain": {}}}})
 def metrics(request: Request) -> Response:
     """What this process and the service do, in Prometheus' text format."""
     watched: Metrics = request.app.state.metrics

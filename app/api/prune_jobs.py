@@ -14,6 +14,7 @@ from app.api.submission import IdempotencyKey, cancel_job, require_job, retry_jo
 from app.auth.access import Access, Asker, Reader, Submitter
 from app.auth.limits import check_jobs
 from app.errors import responses
+from app.handlers import no_such_method
 from app.inspection import inspect, require_worker
 from app.services import Services, ServicesDep
 from app.store.models import DeviceRow, PruneJobRow
@@ -71,6 +72,9 @@ async def validate(who: Asker, spec: PruneJobCreate, services: ServicesDep) -> P
     await run_in_threadpool(_check_alone, who, spec, services)
     await require_worker(services)
     return Preflight.model_validate(await inspect(services, "job", {"spec": spec.model_dump(mode="json")}))
+
+
+router.add_api_route("/validate", no_such_method, methods=["GET"], include_in_schema=False)
 
 
 @router.get("", responses=responses("bad_cursor"))

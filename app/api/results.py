@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api import wire
-from app.api.files import send_blob
+from app.api.files import file_responses, send_blob
 from app.api.submission import require_job
 from app.auth.access import Access, Reader
 from app.errors import ApiProblem, responses
@@ -17,17 +17,11 @@ from secateur.schemas import Artifact, Page
 
 router = APIRouter(prefix="/v1/prune-jobs", tags=["prune jobs"])
 
+_JSON, _HTML = "application/json", "text/html"
 _FILE: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The file.",
-        "content": {"application/octet-stream": {}, "application/json": {}, "text/html": {}},
-    },
-    206: {"description": "The part of the file that Range asked for."},
-    304: {"description": "The file is the one of If-None-Match."},
+    **file_responses(media_types=("application/octet-stream", _JSON, _HTML)),
     307: {"description": "The file is at Location, for a few minutes (SECATEUR_STORE_PRESIGN)."},
 }
-_JSON: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}}}}
-_REPORT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/html": {}}}}
 
 
 @router.get("/{job_id}/artifacts", responses=responses("not_found"))
@@ -42,7 +36,7 @@ def list_artifacts(job_id: str, who: Reader, services: ServicesDep) -> Page[Arti
 @router.get(
     "/{job_id}/artifacts/{name}",
     response_class=Response,
-    responses={**responses("not_found", "range_not_satisfiable"), **_FILE},
+    responses=_FILE,
 )
 def download_artifact(job_id: str, name: str, who: Reader, request: Request, services: ServicesDep) -> Response:
     """One file; ranges and ETags are honoured, so that a broken download can go on."""
@@ -53,7 +47,7 @@ def download_artifact(job_id: str, name: str, who: Reader, request: Request, ser
 
 
 @router.head("/{job_id}/plan", include_in_schema=False)
-@router.get("/{job_id}/plan", response_class=Response, responses={**responses("not_found"), **_JSON})
+@router.get("/{job_id}/plan", response_class=Response, responses=file_responses(media_types=(_JSON,)))
 def get_plan(job_id: str, who: Reader, request: Request, services: ServicesDep) -> Response:
     """The plan: widths per layer, value, bound, gap."""
     row = _artifact(services, who, job_id, "plan.json")
@@ -61,7 +55,7 @@ def get_plan(job_id: str, who: Reader, request: Request, services: ServicesDep) 
 
 
 @router.head("/{job_id}/report", include_in_schema=False)
-@router.get("/{job_id}/report", response_class=Response, responses={**responses("not_found"), **_REPORT})
+@router.get("/{job_id}/report", response_class=Response, responses=file_responses(media_types=(_JSON, _HTML)))
 def get_report(
     job_id: str,
     who: Reader,

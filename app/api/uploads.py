@@ -14,17 +14,22 @@ from app.services import Services, ServicesDep
 from app.store.models import UploadRow
 from app.store.repositories import Uploads
 from secateur.upload_schemas import CHECKSUM, OFFSET, PIECE, Upload, UploadCreate
+from secateur.wire import DIGITS
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
 _BODY = {
     "requestBody": {"required": True, "content": {PIECE: {"schema": {"type": "string", "format": "binary"}}}},
 }
-Offset = Annotated[int, Header(alias=OFFSET, ge=0, description="Bytes that the service has already.")]
+Offset = Annotated[str, Header(alias=OFFSET, pattern=DIGITS, description="Bytes that the service has already.")]
 Checksum = Annotated[str | None, Header(alias=CHECKSUM, max_length=200, description="`sha256 <base64>` of the body.")]
 
 
-@router.post("", status_code=201, responses=responses("body_too_large", "storage_quota", "storage_full"))
+@router.post(
+    "",
+    status_code=201,
+    responses=responses("unsupported_media_type", "body_too_large", "storage_quota", "storage_full"),
+)
 def begin_upload(who: Uploader, body: UploadCreate, response: Response, services: ServicesDep) -> Upload:
     """Announce a file; send its bytes to the Location with PATCH, then name it as `upload_id` instead of a `file`."""
     limit = pieces.max_bytes(services, body.purpose)
@@ -71,7 +76,7 @@ async def add_to_upload(
     taken = pieces.taken(services, who.sees, upload_id)
     spooled = await run_in_threadpool(taken.__enter__)
     try:
-        end = await pieces.add_piece(request, services, spooled, offset=offset, checksum=checksum)
+        end = await pieces.add_piece(request, services, spooled, offset=int(offset), checksum=checksum)
     finally:
         taken.__exit__(None, None, None)
     return Response(status_code=204, headers={OFFSET: str(end), "Cache-Control": "no-store"})

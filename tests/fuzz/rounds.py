@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,11 @@ MUST_SUCCEED = (
 class Round:
     """What one run saw."""
 
+    database: str
+    key: str
     num_cases: int
+    num_requests: dict[str, int]
+    """By phase, those included that a check made of its own."""
     made: frozenset[str]
     """POST routes that made something."""
     faults: tuple[str, ...]
@@ -40,29 +44,29 @@ def attack(service: Running, *, num_cases: int, seed: int, quick: bool = False, 
     rounds: list[Round] = []
     made: frozenset[str] = frozenset()
     while sum(one.num_cases for one in rounds) < num_cases or len(rounds) < len(KEYS):
-        role = list(KEYS)[len(rounds) % len(KEYS)]
+        key = list(KEYS)[len(rounds) % len(KEYS)]
         thorough = not quick and len(rounds) < len(KEYS)
-        phases = "examples,coverage,fuzzing,stateful" if thorough else "fuzzing,stateful"
-        one = _round(service, known, KEYS[role], seed + len(rounds), phases=phases, max_examples=max_examples)
-        rounds.append(one)
-        made |= one.made
-    missing = [f"POST {path} never made anything" for path in MUST_SUCCEED if path not in made]
-    return [*rounds, Round(num_cases=0, made=made, faults=(*missing, *unforeseen(service)))]
+        phases = "coverage,fuzzing,stateful" if thorough else "fuzzing,stateful"
+        rounds.append(_round(service, known, key, seed + len(rounds), phases=phases, max_examples=max_examples))
+        made |= rounds[-1].made
+    missing = [f"POST {path} never made anything" for path in MUST_SUCCEED if path not in made and not quick]
+    return [*rounds[:-1], replace(rounds[-1], faults=(*rounds[-1].faults, *missing, *unforeseen(service)))]
 
 
-def _round(
-    service: Running, known: dict[str, str], scopes: list[str], seed: int, *, phases: str, max_examples: int
-) -> Round:
-    key = service.key(*scopes)
-    report = service.folder / f"report-{seed}.json"
+def _round(service: Running, known: dict[str, str], role: str, seed: int, *, phases: str, max_examples: int) -> Round:
+    key = service.key(*KEYS[role])
+    report, counts = (service.folder / f"{name}-{seed}.json" for name in ("report", "counts"))
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks",
         "FUZZ_KNOWN": json.dumps(known),
         "FUZZ_TABLE": service.table(known["lut_id"]),
-        "FUZZ_OWN": json.dumps({"key_id": key["id"], "project_id": key["project_id"], "device_id": "local"}),
+        "FUZZ_OWN": json.dumps(
+            {"key_id": [key["id"], service.admin_id], "project_id": [key["project_id"]], "device_id": ["local"]}
+        ),
         "FUZZ_SEED": str(seed),
+        "FUZZ_COUNTS": str(counts),
     }
     command = [
         str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(CONFIG), "--no-color",
@@ -71,16 +75,30 @@ def _round(
         "--report", "json", "--report-json-path", str(report),
     ]  # fmt: skip
     subprocess.run(command, env=environment, cwd=service.folder, check=False)
-    return _read(json.loads(report.read_text()), seed)
+    seen = json.loads(report.read_text())
+    return Round(
+        database=service.database,
+        key=role,
+        num_cases=seen["test_cases"]["generated"],
+        num_requests=json.loads(counts.read_text()),
+        made=_made(seen),
+        faults=_faults(seen, f"{service.database}, {role}, seed {seed}", phases.split(",")),
+    )
 
 
-def _read(report: dict[str, Any], seed: int) -> Round:
-    made = {
+def _made(report: dict[str, Any]) -> frozenset[str]:
+    return frozenset(
         name.removeprefix("POST ")
         for name, phases in report["valid_rates"].items()
         if name.startswith("POST ") and any(rates["accepted"] for rates in phases.values())
-    }
-    where = [f"{fault['title']}: {', '.join(fault['operations'])} (seed {seed})" for fault in report["failures"]]
-    if not report["complete"] or report["errors"] or report["operations"]["tested"] < report["operations"]["total"]:
-        where.append(f"seed {seed} was not gone through: {report['errors']} {report['operations']}")
-    return Round(num_cases=report["test_cases"]["generated"], made=frozenset(made), faults=tuple(where))
+    )
+
+
+def _faults(report: dict[str, Any], where: str, phases: list[str]) -> tuple[str, ...]:
+    faults = [f"{fault['title']}: {', '.join(fault['operations'])} ({where})" for fault in report["failures"]]
+    states = {name.lower(): state for name, state in (report["phases"] or {}).items()}
+    undone = [name for name in phases if states[name]["status"] not in ("success", "failure")]
+    operations = report["operations"] or {}
+    if not report["complete"] or report["errors"] or undone or operations["tested"] < operations["total"]:
+        faults.append(f"not gone through: {undone} {report['errors']} {operations} ({where})")
+    return tuple(faults)

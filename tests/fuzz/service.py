@@ -30,6 +30,7 @@ SETTINGS = {
     "WORKER_HEARTBEAT_S": "0.5",
     "MAX_MODEL_BYTES": "300000",
     "MAX_DATASET_BYTES": "300000",
+    "INSPECT_TIMEOUT_S": "45",
     "MAX_REQUESTS_PER_MINUTE": "0",
     "MAX_UPLOADS_PER_HOUR": "0",
     "MAX_REFUSALS_PER_MINUTE": "0",
@@ -40,9 +41,10 @@ SETTINGS = {
 class Running:
     """A service that runs: where it is, its keys, and the folder of its logs."""
 
-    def __init__(self, url: str, folder: Path, admin: str) -> None:
-        self.url, self.folder, self.admin = url, folder, admin
+    def __init__(self, database: str, url: str, folder: Path, admin: str) -> None:
+        self.database, self.url, self.folder, self.admin = database, url, folder, admin
         self._client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {admin}"}, timeout=60)
+        self.admin_id = self.ask("GET", "/v1/whoami")["key"]["id"]
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
         """The JSON of an answer that must be good."""
@@ -104,7 +106,7 @@ def running(database: str, *, worker: bool = True) -> Iterator[Running]:
         api = stack.enter_context(_process("app", environment, folder))
         address = _address(api)
         admin = re.findall(r"sct_[\w-]+", (folder / "app.log").read_text())
-        service = Running(address, folder, admin[0])
+        service = Running(database, address, folder, admin[0])
         if worker:
             stack.enter_context(_process("api_steps", environment, folder))
             until = time.monotonic() + START_S
@@ -143,7 +145,7 @@ def _process(module: str, environment: dict[str, str], folder: Path) -> Iterator
         finally:
             process.terminate()
             try:
-                process.wait(40)
+                process.wait(5)  # jobs that still run are nobody's
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -24,6 +24,9 @@ OPEN = {
     "GET /login",
     "POST /login",
     "GET /v1/openapi.json",
+    # Methods that these paths do not have.
+    "DELETE /v1/luts/compare",
+    "GET /v1/prune-jobs/validate",
 }
 SHARED = None
 """Instead of the status for another project's thing: it belongs to everybody."""

@@ -48,7 +48,42 @@ def test_every_route_says_what_it_does_and_how_it_fails(settings: Settings) -> N
             assert all(list(answer["content"]) == ["application/problem+json"] for answer in problems), where
             if "{" in path:
                 assert "404" in operation["responses"], where
+            if "requestBody" in operation:
+                assert {"413", "415"} <= set(operation["responses"]), where
+            assert all(
+                status == "204" or answer["content"]
+                for status, answer in operation["responses"].items()
+                if status < "3"
+            ), where
     assert "HTTPValidationError" not in str(schema)
+
+
+def test_no_text_of_an_address_may_hold_a_nul(settings: Settings) -> None:
+    schema = create_app(settings).openapi()
+    texts = [
+        part
+        for operations in schema["paths"].values()
+        for operation in operations.values()
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] in ("path", "query")
+        for part in parameter["schema"].get("anyOf", [parameter["schema"]])
+        if part.get("type") == "string" and "enum" not in part
+    ]
+    assert len(texts) > 50
+    assert all(not re.search(part["pattern"], "a\0b") and re.search(part["pattern"], "a-b") for part in texts)
+
+
+def test_files_are_described_with_their_types_and_parts(settings: Settings) -> None:
+    paths = create_app(settings).openapi()["paths"]
+    for path, types in (
+        ("/v1/prune-jobs/{job_id}/artifacts/{name}", {"application/octet-stream", "application/json", "text/html"}),
+        ("/v1/prune-jobs/{job_id}/report", {"application/json", "text/html"}),
+        ("/v1/luts/{lut_id}/plots/{name}.png", {"image/png"}),
+        ("/v1/measurements/{measurement_id}/files/{sha256}", {"application/octet-stream"}),
+    ):
+        answers = paths[path]["get"]["responses"]
+        assert {"206", "304", "404", "416"} <= set(answers)
+        assert set(answers["200"]["content"]) == set(answers["206"]["content"]) == types
 
 
 def test_every_reference_of_the_schema_leads_somewhere(settings: Settings) -> None:

@@ -31,9 +31,23 @@ def test_unknown_routes_resources_and_methods(client: TestClient) -> None:
     problem(client.get("/v1/nothing"), 404, "not_found")
     problem(client.get("/static/nothing.js"), 404, "not_found")
     problem(client.get("/v1/models/mdl_x"), 404, "not_found")
-    answer = client.put("/v1/models")
-    problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"]
+
+
+def test_a_method_that_a_path_does_not_have_is_answered_with_those_it_has(client: TestClient) -> None:
+    for method, path, allowed in (
+        ("PUT", "/v1/models", "GET, POST"),
+        ("OPTIONS", "/v1/models/mdl_x", "DELETE, GET"),
+        ("TRACE", "/v1/uploads/upl_x", "DELETE, GET, HEAD, PATCH"),
+        ("POST", "/v1/prune-jobs/job_x/artifacts/model.onnx", "GET, HEAD"),
+        ("DELETE", "/v1/luts/compare", "GET"),
+        ("GET", "/v1/prune-jobs/validate", "POST"),
+        ("POST", "/v1/openapi.json", "GET, HEAD"),
+        ("POST", "/static/style.css", "GET, HEAD"),
+        ("PUT", "/login", "GET, POST"),
+    ):
+        answer = client.request(method, path)
+        problem(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == allowed, path
 
 
 @pytest.mark.parametrize("path", ["models", "datasets", "devices", "luts", "prune-jobs"])

@@ -42,6 +42,28 @@ def test_text_that_no_database_keeps_is_refused_where_it_stands(world: World, te
         assert answer.json()["errors"], content
 
 
+@pytest.mark.parametrize("value", ['"5"', "true", "0.5"])
+def test_numbers_of_a_body_are_taken_for_nothing_but_what_they_are(world: World, value: str) -> None:
+    _, key = world.key(world.own, Scope.ADMIN)
+    spec = world.spec(world.own)
+    lease = {"agent": "0" * 32, "fingerprint": ""}
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        *(("/v1/prune-jobs", {**spec, name: "@"}) for name in ("seed", "sweep", "threads", "priority")),
+        ("/v1/prune-jobs", {**spec, "classes": ["@"]} if value != '"5"' else {**spec, "sweep": "@"}),
+        ("/v1/prune-jobs", {**spec, "baselines": "@"} if value != "true" else {**spec, "budgets": ["@"]}),
+        ("/v1/prune-jobs", {**spec, "finetune": {"max_epochs": "@"}}),
+        ("/v1/lut-builds", {"model_id": spec["model_id"], "image_size": "@"}),
+        ("/v1/projects", {"name": "p", "limits": {"max_active_jobs": "@"}}),
+        ("/v1/uploads", {"purpose": "model", "size_bytes": "@"}),
+        ("/v1/api-keys", {"name": "k", "scopes": ["read"], "expires_at": "@"}),
+        ("/v1/agents/local/lease", {**lease, "wait_s": "@"} if value != "0.5" else {**lease, "wait_s": "0.5"}),
+    ]
+    for path, body in bodies:
+        content = json.dumps(body).replace('"@"', value)
+        answer = world.send(key, "POST", path, content=content, headers={"Content-Type": "application/json"})
+        assert problem(answer) == (422, "invalid_request"), f"{content}: {answer.text}"
+
+
 def test_a_key_that_ends_after_all_time_is_refused(world: World) -> None:
     _, key = world.key(world.own, *PARTS)
     for moment, status in (("9999-12-31T23:59:59-23:59", 422), ("9998-12-30T23:59:59-23:59", 201)):

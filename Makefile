@@ -34,7 +34,7 @@ test: $(READY) lint ## lint, type-check and run every test
 hosts: $(READY) ## two hosts and a network that fails between them, in namespaces; as root, 6 minutes
 	$(BIN)/python -m tests.hosts $(ARGS)
 
-faults: $(READY) ## 200 runs of a service with a random fault each, 30 minutes; ARGS="--shipped", "--faults NAME.."
+faults: $(READY) ## 200 runs of a service with a random fault each; ARGS="--shipped", "--faults NAME.."
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)
 
 images: $(READY) ## build the image and run docker-compose.yml without a docker engine; as root on Debian

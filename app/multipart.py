@@ -101,9 +101,8 @@ async def feed(request: Request, parts: Parts) -> None:
     with _readable():
         async for chunk in chunks(request):
             num_bytes += len(chunk)
-            if (
-                num_bytes > most
-            ):  # also of what is neither file nor field: headers, and whatever stands around the parts
+            # Also of what is neither file nor field: headers, and whatever stands around the parts.
+            if num_bytes > most:
                 raise too_large(parts.max_file_bytes)
             await run_in_threadpool(parser.write, chunk)
         parser.finalize()

@@ -115,6 +115,8 @@ class Engine:
             yield
         finally:
             self._begun[workflow_id] -= 1
+            if not self._begun[workflow_id]:
+                del self._begun[workflow_id]
 
     async def launch(self) -> None:
         """Begin to take work; the running event loop is the one it runs on."""

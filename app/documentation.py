@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from app.errors import PROBLEMS
 from app.metrics import METRICS
+from app.problems import PROBLEMS
 from app.settings import GIB, MIB, Settings
 
 README = Path(__file__).parent / "README.md"

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from app.errors import PROBLEMS, ApiProblem, problem_response
+from app.errors import ApiProblem, problem_response
+from app.problems import PROBLEMS
 from app.store.blobs import StoreUnavailable
 from app.store.disk import is_full
 from secateur.schemas import ErrorDetail

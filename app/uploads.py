@@ -18,9 +18,10 @@ from starlette.concurrency import run_in_threadpool
 from app import pieces
 from app.auth.access import Access
 from app.auth.limits import check_bytes
-from app.errors import PROBLEMS, ApiProblem, NotFound
+from app.errors import ApiProblem, NotFound
 from app.handlers import invalid_request
 from app.multipart import FILE, Parts, feed, field_fault, too_large
+from app.problems import PROBLEMS
 from app.services import Services
 from app.store.blobs import Blob
 from app.store.repositories import Holds

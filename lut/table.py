@@ -28,7 +28,7 @@ __all__ = ["SCHEMA_VERSION", "Entry", "LatencyTable", "LutMiss", "UnknownSchema"
 
 SCHEMA_VERSION = 1
 NOISY = 0.05
-"""A table whose reference kernel scattered or drifted by more than this is noisy."""
+"""A table during whose measurement the machine's pace scattered or drifted by more than this is noisy."""
 _FEW_STAIRS = 4
 
 
@@ -64,13 +64,11 @@ class LatencyTable:
     offset_us: float = 0.0
     """Calibration: microseconds a network costs beyond its operators, added once."""
     noise: float = 0.0
-    """Relative scatter of a reference kernel timed throughout the measurement: no smaller difference means anything."""
+    """Relative scatter of the machine's pace (`lut.measure.pace`) within chunks: no smaller difference means anything."""
     drift: float = 0.0
-    """How far the reference kernel moved while these entries were measured, at most: relative, between and in chunks."""
+    """How far the pace moved within a chunk, at most; relative. Moves between chunks are taken out."""
     interpolation: float = 0.0
-    """What interpolation missed where that was looked at last, as a share of the latency there: lines were then added where it
-    missed most, so this is what to expect at worst between measured points.
-    """
+    """What interpolation missed where that was looked at last, as a share of the latency there; lines were then added."""
     residual: float = 0.0
     """Median relative error of the calibrated table on the whole networks it was calibrated on; 0 where it was not."""
     seconds: float = 0.0
@@ -92,9 +90,7 @@ class LatencyTable:
         return float(self.grid_us(signature, [c_in], [c_out])[0, 0])
 
     def grid_us(self, signature: OpSignature, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
-        """Return `latency_us` for all pairs: float64 [len(c_ins), len(c_outs)]. Raises LutMiss for the first pair not
-        covered.
-        """
+        """Return `latency_us` for all pairs: float64 [len(c_ins), len(c_outs)]. Raises LutMiss for the first one not covered."""
         values = self.covered_us(signature, c_ins, c_outs)
         if np.isnan(values).any():
             i, j = np.argwhere(np.isnan(values))[0]
@@ -190,16 +186,13 @@ class LatencyTable:
 
     def figures(self) -> dict[str, Any]:
         """Return what a registry keeps of a table beside its file."""
-        return {
+        named = {
+            name: getattr(self, name) for name in ("num_entries", "step", "noise", "drift", "interpolation", "seconds")
+        }
+        return named | {
             "profile": asdict(self.profile),
-            "num_entries": self.num_entries,
             "num_signatures": len(self.entries),
-            "step": self.step,
-            "noise": self.noise,
-            "drift": self.drift,
-            "interpolation": self.interpolation,
             "calibration_residual": self.residual,
-            "seconds": self.seconds,
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -275,9 +268,7 @@ class LatencyTable:
         return cls.from_json(data)
 
     def _stair_ends(self, counts: Sequence[int], measured: frozenset[int]) -> np.ndarray:
-        """Return the counts, those beyond the first stair at which nothing was measured rounded up to the next
-        multiple of `step`.
-        """
+        """Return the counts; those beyond the first stair and not measured are rounded up to the next multiple of `step`."""
         return np.array([c if c in measured or c < self.step else -(-int(c) // self.step) * self.step for c in counts])
 
     def _surface(self, signature: OpSignature) -> Surface | None:

@@ -9,7 +9,7 @@ from lut.measure.runtime import Program
 from lut.measure.timing import Timing
 from lut.table import LatencyTable
 
-NUM_NETWORKS = 6
+NUM_NETWORKS = 8
 """Slimmed networks a table is calibrated on, beside the dense one."""
 IN_TURNS = 4
 """Networks timed in turns with the dense one: more would hold too much memory at once."""
@@ -33,7 +33,7 @@ def in_turns(
     while some := list(islice(waiting, IN_TURNS)):
         base, *timings = measure([dense, *some])
         dense_us = dense_us or 1e3 * base.p50_ms
-        found += [dense_us * timing.p50_ms / base.p50_ms for timing in timings]
+        found += [dense_us * timing.over(base) for timing in timings]
     return Turns(dense_us=dense_us, measured_us=tuple(found))
 
 

@@ -16,7 +16,8 @@ from pruning.patterns.tables import plan_masks, weight_of
 from pruning.stages import build
 from pruning.tables import Choices
 
-LEAST_SHARE = 0.2
+LEAST_SHARE = 0.25
+"""Jobs cut no group below this either, unless nothing else keeps the budget."""
 SPREAD = 0.2
 MASKED_SHARE = 0.5
 
@@ -42,7 +43,7 @@ def random_variants(
     num: int,
     seed: int = 0,
 ) -> Iterator[Variant]:
-    """Yield `num` variants of offered widths: each has a share of its own, uniform in 0.2 to 1, around which its groups vary.
+    """Yield `num` variants of offered widths: each has a share of its own, uniform in 0.25 to 1, around which its groups vary.
 
     Where there are patterns, every second variant gives each layer that may have one a pattern or none, by a fair coin.
     Which units stay is random. The weights are the network's own.
@@ -63,7 +64,7 @@ def random_variants(
         widths = {
             group: min(offered, key=lambda width, wish=wish: abs(width - wish))  # type: ignore[misc]
             for group, offered in choices.items()
-            for wish in [units[group] * float(np.clip(random.normal(share, SPREAD), 0.0, 1.0))]
+            for wish in [units[group] * float(np.clip(random.normal(share, SPREAD), LEAST_SHARE, 1.0))]
         }
         keep = {group: np.sort(random.permutation(units[group])[:width]) for group, width in widths.items()}
         chosen: dict[str, Pattern] = {}

@@ -120,6 +120,7 @@ class MeasuredNetwork(Wire):
     p90_ms: Latency
     num_samples: Count
     samples_ms: list[Latency] = Field(min_length=1, max_length=200_000)
+    rounds_ms: list[Latency] = Field(default_factory=list, max_length=1000)
     num_disturbed: int = Field(strict=True, ge=0, lt=2**31)
     busy: bool = Field(strict=True)
     noise: Noise

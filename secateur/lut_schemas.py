@@ -62,7 +62,7 @@ class Lut(Wire):
     step: int
     """Stair width read from the table: channels are offered in multiples of it."""
     noise: float
-    """Relative scatter of a reference kernel while the table was measured: no smaller difference means anything."""
+    """Relative scatter of the machine's pace while the table was measured: no smaller difference means anything."""
     drift: float = 0.0
     """How far that kernel moved, at most."""
     interpolation: float = 0.0

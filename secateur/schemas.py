@@ -2,16 +2,15 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from secateur.wire import NO_NUL, Scheduled
 from secateur.wire import Name as Name
+from secateur.wire import Page as Page
 from secateur.wire import Title as Title
 from secateur.wire import Wire as Wire
-
-T = TypeVar("T")
 
 
 class JobStatus(StrEnum):
@@ -295,10 +294,3 @@ class Preflight(Wire):
     dense_ms: float | None
     min_achievable_ms: float | None
     """Null until the device has a table for this network."""
-
-
-class Page(Wire, Generic[T]):
-    """One page of a list; pass `next_cursor` as `?cursor=` for the next."""
-
-    items: list[T]
-    next_cursor: str | None = None

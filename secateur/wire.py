@@ -1,8 +1,10 @@
 """What every body shares, and what every kind of job lets its submitter say about when it runs."""
 
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
 
 NO_NUL = r"^[^\x00]*$"
 """Postgres keeps no text with a NUL in it."""
@@ -24,6 +26,13 @@ class Wire(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Page(Wire, Generic[T]):
+    """One page of a list; pass `next_cursor` as `?cursor=` for the next."""
+
+    items: list[T]
+    next_cursor: str | None = None
 
 
 class Scheduled(Wire):

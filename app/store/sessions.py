@@ -23,7 +23,7 @@ reader that has nothing to send never learns of it. Longer than a switch takes t
 
 
 def postgres_url(url: str) -> str:
-    """Return `url` with what libpq needs to notice a dead link, for every engine that connects; SQLite's as it is.
+    """Return `url` with what libpq needs to notice a dead link and to read text, for every engine that connects; SQLite's as it is.
 
     What the URL itself says of the client stays; of `options`, ours come last and count.
     """
@@ -39,6 +39,8 @@ def postgres_url(url: str) -> str:
         "tcp_user_timeout": LINK_TIMEOUT_S * 1000,
     }
     client = {
+        # A database in SQL_ASCII, which is what initdb makes in the C locale, would hand out bytes for text.
+        "client_encoding": "utf8",
         "connect_timeout": LINK_TIMEOUT_S,
         "keepalives_idle": LINK_TIMEOUT_S // 2,
         "keepalives_interval": 1,

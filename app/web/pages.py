@@ -15,7 +15,8 @@ from app.api import wire
 from app.api.luts import require_lut
 from app.api.submission import require_job
 from app.auth.access import PageReader
-from app.errors import PROBLEMS, NotFound
+from app.errors import NotFound
+from app.problems import PROBLEMS
 from app.services import ServicesDep
 from app.store.repositories import Artifacts, Datasets, Devices, Jobs, Luts, Models, Workers
 from secateur.schemas import JobStatus, PruneJob

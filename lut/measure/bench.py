@@ -4,7 +4,7 @@ What an entry is. The operator is taken as the runtime executes it inside a netw
 the layout changes it causes itself: `lut.measure.runtime.Operator`), repeated `copies` times in one run on the same
 input, and that run is timed; an entry is the time of the run, less that of the rest of the run, over `copies`. Copies
 serve two ends. Operators of a few microseconds are not drowned by the fixed cost. And every copy has its own weights,
-as many as the network streams through the caches between two uses of a weight (`rotation_bytes`): an operator looped
+as many as the network streams through the caches between two uses of a weight (`rotation_copies`): an operator looped
 on one set of weights finds them in the nearest cache, which inside ResNet-50 it does not, and late layers would come
 out 20-30 % too fast. The first operator of a network writes where nothing has been since the last inference, so its
 copies have their own outputs.
@@ -12,61 +12,61 @@ copies have their own outputs.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from lut.entry import MOST_SAMPLES
-from lut.measure.arrays import random_pool
+from lut.entry import MOST_SAMPLES, Entries
 from lut.measure.onnx_ops import MAX_IMAGE_CHANNELS, on_vectors
+from lut.measure.pace import Pace, anchors, by_round, moved
 from lut.measure.runtime import Run, Runtime
-from lut.measure.timing import Timed, interleave, relative_scatter
+from lut.measure.timing import Timed, interleave
 from lut.profile import DeviceProfile
-from lut.request import GridRequest, num_weights, output_size
+from lut.request import GridRequest, merge_requests, num_weights, output_size
 from lut.signature import OpSignature
 from lut.table import Entry
 
 ROUNDS = 5
-SLICE_S = 0.004
-MIN_RUNS = 3
-"""Rounds x slice: each point gets at least 20 ms and 15 runs."""
+SLICE_S = 0.002
+MIN_RUNS = 1
+"""Rounds x slice: each point gets at least 10 ms and 5 runs; a run has several copies."""
 MAX_GRAPH_S = 0.004
 """No more copies than run in this time."""
 MIN_GRAPH_S = 60e-6
 """At least as many copies as run in this time, so that the fixed cost of a run (about 2 us) is a small correction."""
 MAX_COPIES = 64
-MAX_ROTATION_BYTES = 64 << 20
+MAX_ROTATION_BYTES = 3 << 20
+"""More than the nearest caches hold. Whole networks read weights no slower than this many in turns are read."""
 CHUNK_BYTES = 1 << 30
 LEAST_HELD_BYTES = 1 << 20
 CHUNK_SESSIONS = 256
 RESTLESS = 0.05
-"""A chunk during which the reference kernel moved by more than this is measured again."""
+"""A chunk during which the pace moved by more than this is measured again."""
 MAX_AGAIN = 3
 """Most chunks of one measurement that are: a machine that stays restless must not take for ever."""
-_WEIGHTS = "weights.bin"
-_PADDING = 64
-"""No runtime pads channels by more than this."""
-_REFERENCE = OpSignature(kind="conv", height=14, width=14, kernel=(3, 3), padding=(1, 1), activation="relu")
-_REFERENCE_POINT = (64, 64)
 
 Point = tuple[int, int]
 Progress = Callable[[int, int], None]
 Measured = dict[OpSignature, dict[Point, Entry]]
 
 
-def rotation_bytes(requests: Iterable[GridRequest], batch: int) -> int:
-    """Return how many bytes the copies of an operator should rotate through: what the network touches in one inference.
+def rotation_copies(requests: Iterable[GridRequest], batch: int) -> dict[OpSignature, int]:
+    """Return how many copies of an operator touch what a network touches between two uses of it, by signature.
 
-    Counted at the middle of the requested widths: weights and outputs of every operator (`GridRequest.count` of each),
-    at most 64 MiB. Between a dense network, whose weights are colder, and a slimmed one, whose weights are warmer.
+    Counted at the greatest requested widths: weights and outputs of all operators (`GridRequest.count` of each; those with
+    a pattern stand for others) over those of the one. The same number serves all its widths: copies of a narrow operator
+    touch as little as a network that is slimmed alike, whose weights stay warm.
     """
-    total = 0
-    for request in requests:
-        c_in, c_out = (sorted(counts)[len(counts) // 2] for counts in (request.c_ins, request.c_outs))
-        height, width = output_size(request.signature)
-        values = num_weights(request.signature, c_in, c_out) + batch * c_out * height * width
-        total += 4 * request.count * values
-    return min(total, MAX_ROTATION_BYTES)
+    merged = merge_requests(requests)
+    dense = [request for request in merged if not request.signature.pattern] or merged
+    total = sum(request.count * _touched_bytes(request, batch) for request in dense)
+    return {request.signature: max(1, round(total / _touched_bytes(request, batch))) for request in merged}
+
+
+def _touched_bytes(request: GridRequest, batch: int) -> int:
+    """Return the bytes of the operator's weights and output at its greatest widths, without a pattern."""
+    signature, c_in, c_out = replace(request.signature, pattern=""), max(request.c_ins), max(request.c_outs)
+    height, width = output_size(signature)
+    return 4 * (num_weights(signature, c_in, c_out) + batch * c_out * height * width)
 
 
 @dataclass(kw_only=True)
@@ -83,29 +83,24 @@ class _Probe:
 
 
 class Bench:
-    """A runtime's lab, its weights and the running reference kernel of one measurement on this machine."""
+    """A runtime's lab, its weights and the machine's pace in one measurement on this machine."""
 
-    def __init__(self, runtime: Runtime, profile: DeviceProfile, folder: Path, requests: Sequence[GridRequest]) -> None:
-        """Prepare to measure points of `requests`; `folder` is scratch space that outlives the bench."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        profile: DeviceProfile,
+        requests: Sequence[GridRequest],
+        known: Entries,
+    ) -> None:
+        """Prepare to measure points of `requests`, on the scale of what is `known`."""
         self._runtime = runtime
         self._profile = profile
-        self._rotation = rotation_bytes(requests, profile.batch)
-        self._file_bytes = max(self._rotation, 1 << 20, *(_padded_weight_bytes(request) for request in requests))
-        self._reference_medians: list[float] = []
-        self._usual_s = 0.0
+        self._copies = rotation_copies(requests, profile.batch)
+        self._anchors = anchors(requests)
+        self.pace = Pace({a: known[a[0]][a[1]] for a in self._anchors if a[1] in known.get(a[0], {})})
         self._again = MAX_AGAIN
-        self.drift = 0.0
-        """Largest relative move of the reference kernel in or between the chunks that count."""
-        self._lab = runtime.lab(profile, folder, folder / _WEIGHTS)
-        pool = random_pool().tobytes()
-        with (folder / _WEIGHTS).open("wb") as file:
-            for written in range(0, self._file_bytes, len(pool)):
-                file.write(pool[: self._file_bytes - written])
-
-    @property
-    def noise(self) -> float:
-        """Relative scatter of the reference kernel over all rounds so far."""
-        return relative_scatter(self._reference_medians)
+        self._lab = runtime.lab(profile)
+        self._fixed: list[_Probe] = []
 
     def measure(self, points: Sequence[tuple[OpSignature, Point]], progress: Progress) -> Measured:
         """Return entries for all points, measured in chunks that fit in memory; `progress` counts points."""
@@ -124,33 +119,33 @@ class Bench:
         return entries
 
     def _time(self, chunk: Sequence[_Probe], done: int, total: int, progress: Progress) -> list[tuple[_Probe, Entry]]:
-        """Return the chunk's entries; of two measurements, those during which the reference kernel moved less."""
-        reference = self._prepare(_REFERENCE, _REFERENCE_POINT).run
+        """Return the chunk's entries on the common scale; of two measurements, those during which the pace moved less."""
+        fixed = self._fixed = self._fixed or [self._prepare(*anchor) for anchor in self._anchors]
 
-        def once() -> tuple[float, list[float], list[tuple[_Probe, Entry]]]:
-            threads = self._profile.threads
-            kernel, rests = Timed(reference, threads), {p.rest: Timed(p.rest, threads) for p in chunk}
-            probes = [(probe, Timed(probe.run, threads)) for probe in chunk]
+        def once() -> tuple[float, list[float], list[Entry]]:
+            threads, probes = self._profile.threads, [*fixed, *chunk]
+            rests = {probe.rest: Timed(probe.rest, threads) for probe in probes}
+            timed = [Timed(probe.run, threads) for probe in probes]
             interleave(
-                [kernel, *rests.values(), *(timed for _, timed in probes)],
+                [*rests.values(), *timed],
                 rounds=ROUNDS,
                 slice_s=SLICE_S,
                 min_runs=MIN_RUNS,
                 on_round=lambda number: progress(done + len(chunk) * number // ROUNDS, total),
             )
-            rest_s = {run: float(np.median(timed.clean_s())) for run, timed in rests.items()}
-            entries = [(probe, _entry(probe, timed, rest_s[probe.rest])) for probe, timed in probes]
-            return moved(kernel.round_medians, self._usual_s), kernel.round_medians, entries
+            rest_s = {run: float(np.median(one.clean_s())) for run, one in rests.items()}
+            rounds = by_round([one.round_medians for one in timed[: len(fixed)]])
+            return moved(rounds), rounds, [_entry(p, one, rest_s[p.rest]) for p, one in zip(probes, timed, strict=True)]
 
         best = once()
         if best[0] > RESTLESS and self._again:
             self._again -= 1
             best = min(best, once(), key=lambda one: one[0])
-        move, medians, entries = best
-        self.drift = max(self.drift, move)
-        self._reference_medians += medians
-        self._usual_s = self._usual_s or float(np.median(medians))
-        return entries
+        _, rounds, entries = best
+        now = dict(zip(self._anchors, entries, strict=False))
+        slow = self.pace.of(now)
+        self.pace.keep(now, rounds)
+        return [(probe, entry.faster(slow)) for probe, entry in zip(chunk, entries[len(fixed) :], strict=True)]
 
     def _prepare(self, signature: OpSignature, point: Point) -> _Probe:
         """Build the run of one point; a single copy tells how many fit into the time a run may take."""
@@ -160,7 +155,8 @@ class Bench:
         estimate_s = max(Timed(run).quick_s(), 1e-6)
         height, width = output_size(signature)
         own_bytes = operator.weight_bytes + is_first * 4 * self._profile.batch * point[1] * height * width
-        copies = max(self._rotation // max(own_bytes, 1), round(MIN_GRAPH_S / estimate_s))
+        cold = min(self._copies.get(signature, 1), MAX_ROTATION_BYTES // max(own_bytes, 1))
+        copies = max(cold, round(MIN_GRAPH_S / estimate_s))
         copies = max(1, min(copies, MAX_COPIES, self._runtime.max_copies, int(MAX_GRAPH_S / estimate_s)))
         if copies > 1:
             run = operator.run(copies, own_outputs=is_first)
@@ -172,25 +168,9 @@ class Bench:
         )  # fmt: skip
 
 
-def moved(medians: Sequence[float], usual_s: float = 0.0) -> float:
-    """Return how far the reference kernel moved: the larger of last rounds against first, and all against `usual_s`.
-
-    `medians` float [rounds] in seconds; relative; `usual_s` 0 where nothing came before.
-    """
-    half = max(1, len(medians) // 2)
-    first, last, middle = (float(np.median(part)) for part in (medians[:half], medians[-half:], medians))
-    return max(abs(last / first - 1), abs(middle / usual_s - 1) if usual_s else 0.0)
-
-
 def _entry(probe: _Probe, timed: Timed, rest_s: float) -> Entry:
     clean_us, all_us = ((np.array(s) - rest_s) / probe.copies * 1e6 for s in (timed.clean_s(), timed.seconds))
     # An operator that the clock cannot tell from nothing still has an entry above zero.
     p50, p90 = np.maximum(np.percentile(clean_us, (50, 90)), 1e-3)
     samples = tuple(np.round(all_us[:MOST_SAMPLES], 3).tolist())
     return Entry(p50_us=float(p50), p90_us=float(p90), num_samples=len(clean_us), samples_us=samples)
-
-
-def _padded_weight_bytes(request: GridRequest) -> int:
-    """Return an upper limit of the bytes of one weight tensor, channels padded to any block size."""
-    dense = replace(request.signature, pattern="")
-    return 4 * num_weights(dense, max(request.c_ins) + _PADDING, max(request.c_outs) + _PADDING)

@@ -17,7 +17,9 @@ from lut.request import GridRequest
 FEW = 4
 """An axis with no more channel counts than this is measured in full."""
 MAX_LINES = 9
-"""No axis grows beyond this many lines (the diagonal of a paired request: twice as many)."""
+"""No axis grows beyond this many lines (the diagonal of a paired request: twice as many),"""
+MAX_PATTERN_LINES = 4
+"""or this many where the operator has a pattern: lines are added once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,9 @@ class GridPlan:
         """Return the points that would tell whether interpolation holds between the lines."""
         if self.request.paired:
             return [(c, c) for c in _middles(self.c_ins, self.request.c_ins, 2 * MAX_LINES)]
-        rows = product(_middles(self.c_ins, self.request.c_ins, MAX_LINES), _ends(self.c_outs))
-        columns = product(_ends(self.c_ins), _middles(self.c_outs, self.request.c_outs, MAX_LINES))
+        most = MAX_PATTERN_LINES if self.request.signature.pattern else MAX_LINES
+        rows = product(_middles(self.c_ins, self.request.c_ins, most), _ends(self.c_outs))
+        columns = product(_ends(self.c_ins), _middles(self.c_outs, self.request.c_outs, most))
         return [*rows, *columns]
 
     def misses_us(self, values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:
@@ -64,7 +67,11 @@ class GridPlan:
 
 
 def first_plan(request: GridRequest, step: int) -> GridPlan:
-    """Return the coarse plan: ends, middle, and the end of the first stair (below it runtimes may work differently)."""
+    """Return the coarse plan: ends, middle, and the end of the first stair (below it runtimes may work differently).
+
+    The stair is left to dense operators: of a pattern there are several for each of them, and no more precision is asked.
+    """
+    step = 1 if request.signature.pattern else step
     c_ins = _first_axis(request.c_ins, step)
     return GridPlan(request=request, c_ins=c_ins, c_outs=c_ins if request.paired else _first_axis(request.c_outs, step))
 

@@ -22,9 +22,7 @@ from lut.measure.onnx_ops import CONSUMER, model_in_context, on_vectors, operand
 from lut.signature import OpSignature
 
 SHARED_WEIGHT_BYTES = 4096
-"""Constants smaller than this are shared by all copies; larger ones are read from a weight file, each copy at its own
-offset.
-"""
+"""Constants smaller than this are shared by all copies; of larger ones each has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,30 +70,25 @@ def optimised(model: onnx.ModelProto, options: onnxruntime.SessionOptions) -> on
         return onnx.load(path)
 
 
-def repeated(operator: IsolatedOperator, copies: int, weights_file: str, file_bytes: int) -> onnx.ModelProto:
+def repeated(operator: IsolatedOperator, copies: int) -> onnx.ModelProto:
     """Return a model that runs `copies` of the operator on the same input, each with its own weights.
 
-    The weights lie in `weights_file` (float32 numbers, `file_bytes` long, in the model's external-data folder), one
-    copy after another and from the beginning again when the file is used up. The runtime maps the file, so models
-    share its memory.
+    They lie in the model, as a network's do: what the runtime allocates for them is up to a tenth slower to read than a file
+    that is mapped, and so it is in the network.
     """
     source = operator.graph
-    constants = {tensor.name: tensor for tensor in source.initializer}
+    own = [tensor for tensor in source.initializer if _own_bytes(tensor)]
     graph = onnx.GraphProto(name="repeated")
     graph.input.extend(source.input)
     graph.initializer.extend(tensor for tensor in source.initializer if not _own_bytes(tensor))
-    outside = (
-        {value.name for value in source.input}
-        | {name for name, tensor in constants.items() if not _own_bytes(tensor)}
-        | {""}
-    )
-    offset = 0
+    outside = {value.name for value in source.input} | {tensor.name for tensor in graph.initializer} | {""}
     for copy in range(copies):
-        for tensor in source.initializer:
-            if size := _own_bytes(tensor):
-                offset = 0 if offset + size > file_bytes else offset
-                graph.initializer.append(_external(tensor, f"{tensor.name}/{copy}", weights_file, offset, size))
-                offset += -(-size // 4096) * 4096
+        for tensor in own:
+            clone = graph.initializer.add()
+            clone.CopyFrom(tensor)
+            clone.name = f"{tensor.name}/{copy}"
+            # The runtime packs equal weights once.
+            clone.raw_data = tensor.raw_data[64 * copy :] + tensor.raw_data[: 64 * copy]
         for position, node in enumerate(source.node):
             clone = graph.node.add()
             clone.CopyFrom(node)
@@ -146,15 +139,6 @@ def _between(graph: onnx.GraphProto, inputs: set[str], output: str) -> list[onnx
 def _own_bytes(tensor: onnx.TensorProto) -> int:
     size = len(tensor.raw_data)
     return size if tensor.data_type == TensorProto.FLOAT and size >= SHARED_WEIGHT_BYTES else 0
-
-
-def _external(tensor: onnx.TensorProto, name: str, location: str, offset: int, length: int) -> onnx.TensorProto:
-    external = onnx.TensorProto(
-        name=name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
-    )
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        external.external_data.add(key=key, value=str(value))
-    return external
 
 
 def _shaped(name: str, dims: tuple[int, ...]) -> onnx.ValueInfoProto:

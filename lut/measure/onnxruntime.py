@@ -3,7 +3,6 @@
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 
@@ -50,9 +49,9 @@ class OnnxRuntime:
         """Every session has threads of its own."""
         return nullcontext()
 
-    def lab(self, profile: DeviceProfile, folder: Path, weights: Path) -> "_Lab":
-        """Return a lab whose sessions share buffers and map one file of weights."""
-        return _Lab(profile=profile, folder=folder, weights=weights)
+    def lab(self, profile: DeviceProfile) -> "_Lab":
+        """Return a lab whose sessions share buffers."""
+        return _Lab(profile=profile)
 
     def network_run(self, model: Model, profile: DeviceProfile) -> Run:
         """Return a run of an ONNX network; a symbolic first dimension becomes the profile's batch."""
@@ -67,14 +66,12 @@ class OnnxRuntime:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Lab:
     profile: DeviceProfile
-    folder: Path
-    weights: Path
     buffers: Buffers = field(default_factory=dict)
     nothing: list[Run] = field(default_factory=list)
 
     def operator(self, signature: OpSignature, c_in: int, c_out: int) -> "_Operator":
         isolated = isolate(signature, c_in, c_out, self.profile.batch, session_options(self.profile))
-        return _Operator(lab=self, isolated=isolated, repacked=signature.kind == "linear")
+        return _Operator(lab=self, isolated=isolated)
 
     def clear(self) -> None:
         self.buffers.clear()
@@ -87,7 +84,7 @@ class _Lab:
         return self.nothing[0]
 
     def bound(self, model: bytes, own_outputs: bool = False) -> Run:
-        session = verbatim_session(model, self.profile, self.folder)
+        session = verbatim_session(model, self.profile)
         return bound_run(session, {}, self.buffers, own_outputs)
 
 
@@ -95,20 +92,16 @@ class _Lab:
 class _Operator:
     lab: _Lab
     isolated: IsolatedOperator
-    repacked: bool
-    """The runtime repacks the weights of matrix products, copy by copy; others stay in the one file that all map."""
 
     @property
     def weight_bytes(self) -> int:
         return self.isolated.weight_bytes
 
     def held_bytes(self, copies: int) -> int:
-        return copies * self.weight_bytes * self.repacked
+        return copies * self.weight_bytes
 
     def run(self, copies: int, *, own_outputs: bool) -> Run:
-        file = self.lab.weights
-        model = repeated(self.isolated, copies, file.name, file.stat().st_size)
-        return self.lab.bound(model.SerializeToString(), own_outputs)
+        return self.lab.bound(repeated(self.isolated, copies).SerializeToString(), own_outputs)
 
     def rest(self, copies: int) -> Run:
         return self.lab.rest()

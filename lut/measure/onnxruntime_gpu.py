@@ -6,7 +6,6 @@ a table takes seconds for each of its points.
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -61,7 +60,7 @@ class OnnxRuntimeGpu:
         """Every session has settings of its own."""
         return nullcontext()
 
-    def lab(self, profile: DeviceProfile, folder: Path, weights: Path) -> "_Lab":
+    def lab(self, profile: DeviceProfile) -> "_Lab":
         """Return a lab whose operators share nothing."""
         return _Lab(runtime=self, profile=profile)
 

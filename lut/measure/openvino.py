@@ -54,7 +54,7 @@ class OpenVino:
         """Every compiled network has threads of its own."""
         return nullcontext()
 
-    def lab(self, profile: DeviceProfile, folder: Path, weights: Path) -> "_Lab":
+    def lab(self, profile: DeviceProfile) -> "_Lab":
         """Return a lab whose operators share nothing."""
         return _Lab(profile=profile)
 

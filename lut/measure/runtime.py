@@ -1,6 +1,6 @@
 """What measuring asks of a runtime, and the runtimes there are, by name.
 
-Grids, stairs, turns, noise and the reference kernel are the same for all of them (`lut.measure.tables`,
+Grids, stairs, turns, noise and pace are the same for all of them (`lut.measure.tables`,
 `lut.measure.bench`, `lut.measure.networks`). A runtime says how its operators and networks are run: one file each.
 """
 
@@ -110,8 +110,8 @@ class Runtime(Protocol):
     def settled(self, profile: DeviceProfile) -> AbstractContextManager[object]:
         """Return a context in which its process-wide settings (threads) are the profile's."""
 
-    def lab(self, profile: DeviceProfile, folder: Path, weights: Path) -> Lab:
-        """Return a lab with the scratch space `folder`; `weights`, in it, is a file of random float32 numbers."""
+    def lab(self, profile: DeviceProfile) -> Lab:
+        """Return a lab on this machine."""
 
     def network_run(self, model: Model, profile: DeviceProfile) -> Run:
         """Return a run of a whole network on fixed random inputs.

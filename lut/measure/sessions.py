@@ -26,12 +26,10 @@ def session_options(profile: DeviceProfile) -> onnxruntime.SessionOptions:
     return options
 
 
-def verbatim_session(model: bytes, profile: DeviceProfile, folder: Path | None = None) -> onnxruntime.InferenceSession:
-    """Return a session that runs exactly the nodes of `model`; `folder` holds its external weights."""
+def verbatim_session(model: bytes, profile: DeviceProfile) -> onnxruntime.InferenceSession:
+    """Return a session that runs exactly the nodes of `model`."""
     options = session_options(profile)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if folder is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     return onnxruntime.InferenceSession(model, options, providers=list(CPU))
 
 

@@ -1,14 +1,14 @@
 """Latency tables: which points to measure, and the entries of those points, in the runtime that the profile names."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
+from lut.entry import Entries
 from lut.measure import stair
 from lut.measure.bench import CHUNK_SESSIONS, Bench, Measured, Point, Progress
 from lut.measure.grid import GridPlan, first_plan, whole_plan
@@ -19,8 +19,10 @@ from lut.signature import OpSignature
 from lut.table import LatencyTable
 
 PASSES = 3
-TOLERANCE = 0.04
+TOLERANCE = 0.05
 """Interpolation that misses a probe by more than this gets a line through it,"""
+PATTERN_TOLERANCE = 0.1
+"""(a pattern, one of several ways to run the layer, by more than this)"""
 NEGLIGIBLE = 0.001
 """unless all operators of the signature together miss less than this share of the dense network."""
 _NOISE_FACTOR = 3
@@ -63,22 +65,24 @@ def measure_table(
         raise ValueError("the known table belongs to another device profile")
     start = time.monotonic()
     table = known or LatencyTable(profile=profile, entries={})
-    wanted = [request for request in table.missing(merge_requests(requests)) if runtime.runs(request.signature)]
+    asked = merge_requests(requests)
+    wanted = [request for request in table.missing(asked) if runtime.runs(request.signature)]
     if not wanted:
         return table
     begun = begun or LatencyTable(profile=profile, entries={}, step=table.step)
     step = begun.step if table.entries or begun.entries or begun.step > 1 else measure_step(profile, wanted)
-    with _bench(profile, wanted) as bench:
+    known_too = table.merge(begun)
+    with _bench(profile, asked, known_too.entries) as bench:
 
         def made(found: Measured, interpolation: float = 0.0) -> LatencyTable:
             fresh = LatencyTable(
-                profile=profile, entries=found, step=step, noise=bench.noise, drift=bench.drift,
+                profile=profile, entries=found, step=step, noise=bench.pace.noise, drift=bench.pace.drift,
                 interpolation=interpolation, seconds=time.monotonic() - start,
             )  # fmt: skip
             return begun.merge(fresh)
 
         plans = [whole_plan(one) if full else first_plan(one, step) for one in wanted]
-        fresh = made(*_adaptive(bench, plans, table.merge(begun), progress, lambda found: keep(made(found))))
+        fresh = made(*_adaptive(bench, plans, known_too, progress, lambda found: keep(made(found))))
     return table.merge(fresh)
 
 
@@ -97,8 +101,9 @@ def measure_points(
     requests = [GridRequest(signature=s, c_ins=(i,), c_outs=(o,)) for s, i, o in listed]
     with _bench(profile, requests) as bench:
         entries = bench.measure([(s, (i, o)) for s, i, o in dict.fromkeys(listed)], progress)
-        noise, drift = bench.noise, bench.drift
-    return LatencyTable(profile=profile, entries=entries, noise=noise, drift=drift, seconds=time.monotonic() - start)
+    return LatencyTable(
+        profile=profile, entries=entries, noise=bench.pace.noise, drift=bench.pace.drift, seconds=time.monotonic() - start
+    )  # fmt: skip
 
 
 def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest], progress: Progress = silent) -> int:
@@ -125,10 +130,12 @@ def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest], progre
 
 
 @contextmanager
-def _bench(profile: DeviceProfile, requests: Sequence[GridRequest]) -> Iterator[Bench]:
+def _bench(
+    profile: DeviceProfile, requests: Sequence[GridRequest], known: Entries = MappingProxyType({})
+) -> Iterator[Bench]:
     runtime = checked_runtime(profile)
-    with tempfile.TemporaryDirectory(prefix="latency-") as folder, runtime.settled(profile):
-        yield Bench(runtime, profile, Path(folder), requests)
+    with runtime.settled(profile):
+        yield Bench(runtime, profile, requests, known)
 
 
 def _adaptive(
@@ -157,18 +164,24 @@ def _adaptive(
 
             for signature, entries in bench.measure(chunk, report).items():
                 found.setdefault(signature, {}).update(entries)
+            for (signature, point), entry in bench.pace.usual.items():
+                found.setdefault(signature, {}).setdefault(point, entry)
             done += len(chunk)
             keep(found)
-        tolerance = max(TOLERANCE, _NOISE_FACTOR * max(bench.noise, known.noise))
+        noise = _NOISE_FACTOR * max(bench.pace.noise, known.noise)
         if remaining:
             values = [_values(plan.request.signature, found, known) for plan in plans]
             small_us = NEGLIGIBLE * _dense_us(plans, values)
             missed = _missed(plans, values)
             plans = [
-                plan.refined(own, tolerance, small_us / plan.request.count)
+                plan.refined(own, max(noise, _tolerance(plan)), small_us / plan.request.count)
                 for plan, own in zip(plans, values, strict=True)
             ]
     return found, missed
+
+
+def _tolerance(plan: GridPlan) -> float:
+    return PATTERN_TOLERANCE if plan.request.signature.pattern else TOLERANCE
 
 
 def _missed(plans: Sequence[GridPlan], values: Sequence[Mapping[Point, float]]) -> float:

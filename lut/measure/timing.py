@@ -37,6 +37,17 @@ class Timing:
     """
     noise: float
     """Relative scatter of the medians of the rounds: no smaller difference means anything."""
+    rounds_ms: tuple[float, ...] = ()
+    """Medians of the rounds in order; networks timed in turns have the same rounds."""
+
+    def over(self, base: "Timing") -> float:
+        """Return how many times as long as `base` this took, timed in turns with it: the median over the rounds of both.
+
+        A machine that was slow for some rounds was so for both; their percentiles may fall on different sides of that.
+        """
+        if not base.rounds_ms or len(self.rounds_ms) != len(base.rounds_ms):
+            return self.p50_ms / base.p50_ms
+        return float(np.median(np.array(self.rounds_ms) / np.array(base.rounds_ms)))
 
 
 @dataclass
@@ -98,6 +109,7 @@ class Timed:
             num_disturbed=sum(self.disturbed),
             busy=self.busy,
             noise=relative_scatter(self.round_medians),
+            rounds_ms=tuple(1e3 * s for s in self.round_medians),
         )
 
     def _representative(self, first: int, least: int) -> np.ndarray:
@@ -145,7 +157,7 @@ def interleave(
     millisecond gets an untimed run before each slice, because its neighbour leaves it cold caches that its own
     previous run would not have left.
     """
-    estimates = [one.settled_s() for one in timed]
+    estimates = [one.settled_s(num_alike=2) for one in timed]
     plan = [
         (one, max(min_runs, math.ceil(slice_s / max(estimate, 1e-7))), estimate)
         for one, estimate in zip(timed, estimates, strict=True)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ class TorchEager:
         finally:
             torch.set_num_threads(before)
 
-    def lab(self, profile: DeviceProfile, folder: Path, weights: Path) -> "Lab":
+    def lab(self, profile: DeviceProfile) -> "Lab":
         """Return a lab whose operators share nothing."""
         return Lab(runtime=self, profile=profile)
 

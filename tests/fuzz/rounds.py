@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ MUST_SUCCEED = (
     "/v1/uploads",
 )
 """What an administrator's rounds must have made at least once: else they never came to what lies behind."""
+
+
+WALKS = 10
+"""Times as many walks along links as requests to a route."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +51,31 @@ def attack(service: Running, *, num_cases: int, seed: int, quick: bool = False, 
     while sum(one.num_cases for one in rounds) < num_cases or len(rounds) < len(KEYS):
         key = list(KEYS)[len(rounds) % len(KEYS)]
         thorough = not quick and len(rounds) < len(KEYS)
-        phases = "coverage,fuzzing,stateful" if thorough else "fuzzing,stateful"
-        rounds.append(_round(service, known, key, seed + len(rounds), phases=phases, max_examples=max_examples))
+        number = seed + len(rounds)
+        phases = "coverage,fuzzing" if thorough else "fuzzing"
+        alone = _round(service, known, key, number, phases=phases, max_examples=max_examples)
+        # An example of the stateful phase is a walk along links, which all routes share.
+        walks = _round(service, known, key, number, phases="stateful", max_examples=WALKS * max_examples)
+        rounds.append(_both(alone, walks))
         made |= rounds[-1].made
     missing = [f"POST {path} never made anything" for path in MUST_SUCCEED if path not in made and not quick]
     return [*rounds[:-1], replace(rounds[-1], faults=(*rounds[-1].faults, *missing, *unforeseen(service)))]
 
 
+def _both(one: Round, other: Round) -> Round:
+    requests = Counter(one.num_requests) + Counter(other.num_requests)
+    return replace(
+        one,
+        num_cases=one.num_cases + other.num_cases,
+        num_requests=dict(requests),
+        made=one.made | other.made,
+        faults=(*one.faults, *other.faults),
+    )
+
+
 def _round(service: Running, known: dict[str, str], role: str, seed: int, *, phases: str, max_examples: int) -> Round:
     key = service.key(*KEYS[role])
-    report, counts = (service.folder / f"{name}-{seed}.json" for name in ("report", "counts"))
+    report, counts = (service.folder / f"{name}-{seed}-{phases}.json" for name in ("report", "counts"))
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -99,6 +119,8 @@ def _faults(report: dict[str, Any], where: str, phases: list[str]) -> tuple[str,
     states = {name.lower(): state for name, state in (report["phases"] or {}).items()}
     undone = [name for name in phases if states[name]["status"] not in ("success", "failure")]
     operations = report["operations"] or {}
-    if not report["complete"] or report["errors"] or undone or operations["tested"] < operations["total"]:
+    # Walks pass by what no link leads to or from.
+    untested = "fuzzing" in phases and operations["tested"] < operations["total"]
+    if not report["complete"] or report["errors"] or undone or untested:
         faults.append(f"not gone through: {undone} {report['errors']} {operations} ({where})")
     return tuple(faults)

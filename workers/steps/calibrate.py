@@ -58,7 +58,7 @@ def calibrate(
     if table.noisy:
         context.warning(
             "table_noisy",
-            f"The machine was restless while {target.device} was measured: a reference kernel scattered by {table.noise:.0%} "
+            f"The machine was restless while {target.device} was measured: its pace scattered by {table.noise:.0%} "
             f"and moved by up to {table.drift:.0%}. Plans are measured and corrected, so they hold; they may not be the best.",
         )
     return table

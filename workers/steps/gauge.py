@@ -37,8 +37,8 @@ class Gauge:
         program, seen = self.target.program(network, path), []
         for _ in range(times):
             dense, slim = self.target.meter.networks([self.dense, program])
-            drift = self.dense_ms / dense.p50_ms
-            seen.append(Measurement(p50_ms=slim.p50_ms * drift, p90_ms=slim.p90_ms * drift))
+            p50_ms = self.dense_ms * slim.over(dense)
+            seen.append(Measurement(p50_ms=p50_ms, p90_ms=p50_ms * slim.p90_ms / slim.p50_ms))
         return max(seen, key=lambda one: one.p50_ms)
 
 

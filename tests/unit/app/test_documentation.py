@@ -7,8 +7,8 @@ from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 
 from app.documentation import README, problems_table, settings_table, updated
-from app.errors import PROBLEMS
 from app.main import create_app
+from app.problems import PROBLEMS
 from app.settings import Settings
 
 APP = README.parent

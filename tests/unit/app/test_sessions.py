@@ -1,10 +1,13 @@
 """Transactions of processes that stop in the middle."""
 
+import uuid
+
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.store import sessions
+from app.store.migrate import migrate_tables
 from app.store.sessions import Database, postgres_url
 
 
@@ -45,6 +48,28 @@ def test_both_ends_of_every_connection_notice_a_dead_link(postgres_server: str) 
         }
     assert shown == {"work_mem": "1MB", "idle_in_transaction_session_timeout": "5s"}
     database.close()
+
+
+@pytest.mark.postgres
+def test_text_is_text_in_a_database_without_an_encoding(postgres_server: str) -> None:
+    name = f"ascii_{uuid.uuid4().hex}"
+    server = make_url(postgres_server).set(drivername="postgresql+psycopg")
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(
+            text(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+        )
+    url = server.set(database=name).render_as_string(hide_password=False)
+    try:
+        migrate_tables(url)
+        with Database(url).write() as session:
+            session.execute(text("CREATE TABLE a (name TEXT)"))
+            session.execute(text("INSERT INTO a VALUES (:name)"), {"name": "Zweigstück"})
+            assert session.scalar(text("SELECT name FROM a")) == "Zweigstück"
+    finally:
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        engine.dispose()
 
 
 def test_the_url_of_a_file_stays_as_it_is() -> None:

@@ -1,13 +1,12 @@
 """What is timed is what the runtime executes inside a network, and computes the same numbers."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from lut.measure.isolate import isolate, repeated
+from lut.measure.isolate import SHARED_WEIGHT_BYTES, isolate, repeated
 from lut.measure.sessions import session_options, verbatim_session
 from lut.profile import DeviceProfile
 from lut.request import output_size
@@ -22,14 +21,11 @@ def op_types(signature: OpSignature, c_in: int, c_out: int) -> list[str]:
     return [node.op_type for node in isolate(signature, c_in, c_out, 1, session_options(PROFILE)).graph.node]
 
 
-def session_of_copies(
-    signature: OpSignature, c_in: int, c_out: int, copies: int, folder: Path
-) -> onnxruntime.InferenceSession:
+def session_of_copies(signature: OpSignature, c_in: int, c_out: int, copies: int) -> onnxruntime.InferenceSession:
     operator = isolate(signature, c_in, c_out, 1, session_options(PROFILE))
-    file_bytes = 4 * operator.weight_bytes + 4096
-    np.full(file_bytes // 4, 0.25, np.float32).tofile(folder / "weights.bin")
-    model = repeated(operator, copies, "weights.bin", file_bytes)
-    return verbatim_session(model.SerializeToString(), PROFILE, folder)
+    for tensor in (one for one in operator.graph.initializer if len(one.raw_data) >= SHARED_WEIGHT_BYTES):
+        tensor.raw_data = np.full(len(tensor.raw_data) // 4, 0.25, np.float32).tobytes()
+    return verbatim_session(repeated(operator, copies).SerializeToString(), PROFILE)
 
 
 @pytest.mark.parametrize("signature", [CONV, RESIDUAL])
@@ -47,33 +43,30 @@ def test_neighbours_are_cut_off() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_runs_isolated_in_copies_of_the_right_shape(kind: str, tmp_path: Path) -> None:
+def test_every_kind_runs_isolated_in_copies_of_the_right_shape(kind: str) -> None:
     height, width = 8, 8
     signature = OpSignature(
         kind=kind, height=height, width=width, activation="hardswish" if kind == "activation" else ""
     )
     c_in, c_out = (32, 64) if kind in ("conv", "linear", "gather") else (32, 32)
-    session = session_of_copies(signature, c_in, c_out, 3, tmp_path)
+    session = session_of_copies(signature, c_in, c_out, 3)
     feeds = {value.name: np.ones(value.shape, np.float32) for value in session.get_inputs()}
     outputs = session.run(None, feeds)
     assert len(outputs) == 3
     assert {output.size for output in outputs} == {c_out * int(np.prod(output_size(signature)))}
 
 
-def test_every_copy_reads_weights_of_its_own(tmp_path: Path) -> None:
+def test_every_copy_has_weights_of_its_own_which_differ() -> None:
     operator = isolate(CONV, 64, 64, 1, session_options(PROFILE))
-    model = repeated(operator, 3, "weights.bin", 4 * operator.weight_bytes)
-    offsets = [int(entry.value) for t in model.graph.initializer for entry in t.external_data if entry.key == "offset"]
-    assert len(set(offsets)) == 3
-    wrapped = repeated(operator, 6, "weights.bin", 2 * operator.weight_bytes + 4096)
-    ends = [int(entry.value) for t in wrapped.graph.initializer for entry in t.external_data if entry.key == "offset"]
-    assert max(ends) + operator.weight_bytes <= 2 * operator.weight_bytes + 4096
+    own = [t.raw_data for t in repeated(operator, 3).graph.initializer if len(t.raw_data) >= SHARED_WEIGHT_BYTES]
+    assert len(set(own)) == len(own) == 3
+    assert {len(data) for data in own} == {operator.weight_bytes}
 
 
-def test_the_isolated_operator_computes_a_convolution(tmp_path: Path) -> None:
+def test_the_isolated_operator_computes_a_convolution() -> None:
     """Weights and inputs all equal, one tap: every position of a channel has the same value in any layout."""
     pointwise = replace(CONV, kernel=(1, 1), padding=(0, 0), bias=False)
-    session = session_of_copies(pointwise, 64, 64, 2, tmp_path)
+    session = session_of_copies(pointwise, 64, 64, 2)
     feeds = {value.name: np.ones(value.shape, np.float32) for value in session.get_inputs()}
     for output in session.run(None, feeds):
         assert output.size == 64 * 8 * 8

@@ -1,7 +1,5 @@
 """Entries of lowered layers: their graphs are the gather and grouped convolution they stand for."""
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -94,17 +92,12 @@ def test_work_and_weights_shrink_with_the_density_of_the_fitted_pattern() -> Non
     "signature", [conv(activation="relu"), conv(residual=True, activation="relu"), STRIDED, LINEAR]
 )
 @pytest.mark.parametrize("widths", [(64, 64), (40, 24)])
-def test_copies_run_isolated_with_weights_of_their_own(
-    signature: OpSignature, widths: tuple[int, int], tmp_path: Path
-) -> None:
+def test_copies_run_isolated_with_weights_of_their_own(signature: OpSignature, widths: tuple[int, int]) -> None:
     operator = isolate(signature, *widths, 1, session_options(PROFILE))
     types = [node.op_type for node in operator.graph.node]
     assert "Gather" in types
     assert not {"Relu", "Add"} & set(types)
-    file_bytes = 4 * operator.weight_bytes + 4096
-    np.full(file_bytes // 4, 0.25, np.float32).tofile(tmp_path / "weights.bin")
-    model = repeated(operator, 3, "weights.bin", file_bytes)
-    session = verbatim_session(model.SerializeToString(), PROFILE, tmp_path)
+    session = verbatim_session(repeated(operator, 3).SerializeToString(), PROFILE)
     outputs = session.run(None, {value.name: np.ones(value.shape, np.float32) for value in session.get_inputs()})
     height, width = output_size(signature)
     assert [output.size >= widths[1] * height * width for output in outputs] == [True] * 3

@@ -1,13 +1,15 @@
 """A machine that is restless while it is measured: what is measured again, and what a table says about it."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from lut.entry import Entry
 from lut.measure import bench as module
-from lut.measure.bench import MAX_AGAIN, Bench, moved
+from lut.measure.bench import MAX_AGAIN, Bench, rotation_copies
+from lut.measure.pace import NUM_ANCHORS, Pace, anchors, by_round, moved
 from lut.measure.runtime import Run
 from lut.measure.tables import silent
 from lut.profile import DeviceProfile
@@ -27,7 +29,7 @@ class Machine:
     name: str = "clock"
     max_copies: int = 1
 
-    def lab(self, profile: DeviceProfile, folder: Path, weights: Path) -> "Machine":
+    def lab(self, profile: DeviceProfile) -> "Machine":
         return self
 
     def clear(self) -> None:
@@ -56,18 +58,30 @@ def _nothing() -> float:
     return 0.0
 
 
-def bench(machine: Machine, folder: Path) -> Bench:
-    """A bench on that machine."""
-    return Bench(machine, PROFILE, folder, [GridRequest(signature=CONV, c_ins=(8,), c_outs=(8,))])  # type: ignore[arg-type]
+def bench(machine: Machine, known: dict[tuple[int, int], Entry] | None = None) -> Bench:
+    """A bench on that machine; `known` are entries of an earlier measurement."""
+    request = GridRequest(signature=CONV, c_ins=(8,), c_outs=(8,))
+    return Bench(machine, PROFILE, [request], {CONV: known} if known else {})  # type: ignore[arg-type]
 
 
-def measured_us(made: Bench, machine: Machine, factors: list[float], monkeypatch: pytest.MonkeyPatch) -> float:
-    """Measure one chunk whose successive measurements run at `factors`; return the entry, in microseconds."""
+def measured_us(
+    made: Bench, machine: Machine, factors: list[float | tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> float:
+    """Measure one chunk whose successive measurements run at `factors`, a pair for one whose pace changes after the second
+    round; return the entry, in microseconds.
+    """
     waiting, real = iter(factors), module.interleave
 
-    def interleave(*args: Any, **kwargs: Any) -> None:
-        machine.factor = next(waiting)
-        real(*args, **kwargs)
+    def interleave(*args: Any, on_round: Callable[[int], None], **kwargs: Any) -> None:
+        factor = next(waiting)
+        first, then = factor if isinstance(factor, tuple) else (factor, factor)
+        machine.factor = first
+
+        def after(number: int) -> None:
+            machine.factor = first if number < 2 else then
+            on_round(number)
+
+        real(*args, on_round=after, **kwargs)
 
     monkeypatch.setattr(module, "interleave", interleave)
     entry = made.measure([(CONV, (8, 8))], silent)[CONV][8, 8]
@@ -76,34 +90,84 @@ def measured_us(made: Bench, machine: Machine, factors: list[float], monkeypatch
     return entry.p50_us
 
 
-def test_a_chunk_whose_reference_moved_is_measured_again_and_the_calmer_one_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chunk_on_a_slower_machine_is_put_on_the_scale_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
-    made = bench(machine, tmp_path)
+    made = bench(machine)
     assert measured_us(made, machine, [1.0], monkeypatch) == pytest.approx(1000)
-    assert measured_us(made, machine, [1.04], monkeypatch) == pytest.approx(1040), "not enough to matter"
-    assert measured_us(made, machine, [1.3, 1.01], monkeypatch) == pytest.approx(1010)
-    assert measured_us(made, machine, [1.1, 1.5], monkeypatch) == pytest.approx(1100)
-    assert made.drift == pytest.approx(0.1)
-    table = LatencyTable(profile=PROFILE, entries={}, noise=made.noise, drift=made.drift)
+    assert measured_us(made, machine, [1.3], monkeypatch) == pytest.approx(1000)
+    assert measured_us(made, machine, [0.9], monkeypatch) == pytest.approx(1000)
+    assert made.pace.drift == 0 and made.pace.noise == 0
+
+
+def test_what_is_measured_later_joins_the_scale_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, earlier = Machine(), Entry(p50_us=800.0, p90_us=810.0, num_samples=5, samples_us=(800.0, 810.0))
+    made = bench(machine, {(8, 8): earlier})
+    assert measured_us(made, machine, [1.1], monkeypatch) == pytest.approx(800)
+    assert made.pace.usual == {(CONV, (8, 8)): earlier}
+
+
+def test_a_chunk_whose_pace_moved_is_measured_again_and_the_calmer_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    made = bench(machine)
+    assert measured_us(made, machine, [1.0], monkeypatch) == pytest.approx(1000)
+    assert measured_us(made, machine, [(1.0, 1.04)], monkeypatch) == pytest.approx(1000), "not enough to matter"
+    assert measured_us(made, machine, [(1.0, 1.3), (1.0, 1.01)], monkeypatch) == pytest.approx(1000)
+    assert measured_us(made, machine, [(1.0, 1.1), (1.0, 1.5)], monkeypatch) == pytest.approx(1000)
+    assert made.pace.drift == pytest.approx(0.1)
+    table = LatencyTable(profile=PROFILE, entries={}, noise=made.pace.noise, drift=made.pace.drift)
     assert table.noisy and LatencyTable.from_json(table.to_json()) == table
 
 
-def test_a_machine_that_stays_restless_does_not_take_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_stays_restless_does_not_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
-    made = bench(machine, tmp_path)
-    measured_us(made, machine, [1.0], monkeypatch)
+    made = bench(machine)
     for _ in range(MAX_AGAIN):
-        measured_us(made, machine, [1.5, 1.5], monkeypatch)
-    measured_us(made, machine, [1.5], monkeypatch)
+        measured_us(made, machine, [(1.0, 1.5), (1.0, 1.5)], monkeypatch)
+    measured_us(made, machine, [(1.0, 1.5)], monkeypatch)
 
 
-def test_a_move_is_seen_inside_a_chunk_and_between_chunks() -> None:
+def test_the_pace_is_the_middle_of_the_anchors_round_by_round() -> None:
+    assert by_round([[1.0, 1.0, 1.1], [3.0, 3.0, 3.3], [2.0, 9.0, 2.2]]) == pytest.approx([1.0, 1.0, 1.1])
     assert moved([1.0] * 5) == 0
     assert moved([1.0, 1.0, 1.0, 1.2, 1.2]) == pytest.approx(0.2)
     assert moved([1.0, 1.0, 9.0, 1.0, 1.0]) == 0, "one round is an accident"
-    assert moved([1.1] * 5, usual_s=1.0) == pytest.approx(0.1)
+
+
+def test_one_anchor_that_is_off_does_not_move_the_pace() -> None:
+    def seen(*p50_us: float) -> dict[Any, Entry]:
+        return {
+            (CONV, (n, n)): Entry(p50_us=us, p90_us=us, num_samples=5) for n, us in enumerate(p50_us, start=1)
+        }  # fmt: skip
+
+    pace = Pace({})
+    assert pace.of(seen(10, 20, 30)) == 1.0, "nothing came before"
+    pace.keep(seen(10, 20, 30), [1.0] * 5)
+    assert pace.of(seen(11, 22, 90)) == pytest.approx(1.1)
+    pace.keep(seen(11, 22, 90), [1.0] * 5)
+    assert [entry.p50_us for entry in pace.usual.values()] == [10, 20, 30], "the first chunk stays the scale"
+
+
+def test_anchors_are_the_dearest_operators_without_a_pattern() -> None:
+    sizes = range(1, 2 * NUM_ANCHORS + 1)
+    requests = [
+        GridRequest(signature=replace(CONV, height=n, width=n, pattern=pattern), c_ins=(8, 16, 32), c_outs=(64,))
+        for n in sizes for pattern in ("", "64x1@1/2")
+    ]  # fmt: skip
+    chosen = anchors(requests)
+    assert [signature.height for signature, _ in chosen] == list(sizes)[: NUM_ANCHORS - 1 : -1]
+    assert {point for _, point in chosen} == {(16, 64)} and not any(signature.pattern for signature, _ in chosen)
+
+
+def test_an_operator_is_copied_as_often_as_a_network_has_room_for_it() -> None:
+    small = GridRequest(signature=CONV, c_ins=(8, 16), c_outs=(16,), count=3)
+    large = GridRequest(signature=replace(CONV, kernel=(3, 3), padding=(1, 1)), c_ins=(8, 16), c_outs=(16,))
+    bytes_of = [4 * (16 * 16 * taps + 16 * 4 * 4) for taps in (1, 9)]
+    total = 3 * bytes_of[0] + bytes_of[1]
+    expected = [round(total / one) for one in bytes_of]
+    assert list(rotation_copies([small, large], batch=1).values()) == expected
+    patterned = replace(large, signature=replace(large.signature, pattern="16x1@1/2"))
+    copies = rotation_copies([small, large, patterned], batch=1)
+    assert list(copies.values()) == [*expected, expected[1]], "a pattern stands for the dense layer, which is counted"
 
 
 def test_a_calm_table_is_not_noisy_and_says_nothing_of_drift() -> None:

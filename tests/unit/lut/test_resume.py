@@ -37,7 +37,9 @@ def test_what_was_kept_is_not_measured_again_and_is_still_refined(monkeypatch: p
     with pytest.raises(Interrupted):
         measure_table(PROFILE, REQUESTS, known, keep=keep)
     begun = kept[-1]
-    assert [one.num_entries for one in kept] == [10, 20, 30] and begun.step == 8
+    beyond = [one.num_entries - 10 * number for number, one in enumerate(kept, start=1)]
+    assert all(0 <= one <= len(REQUESTS) for one in beyond), "beside anchors what was asked for, in order"
+    assert begun.step == 8
     totals: list[int] = []
     table = measure_table(PROFILE, REQUESTS, known, lambda done, total: totals.append(total), begun=begun)
     for signature, points in begun.entries.items():

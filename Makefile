@@ -29,7 +29,7 @@ demo: $(READY) ## run the main job over HTTP; DATA= ARCH= WEIGHTS= CLASSES= BUDG
 
 # One thread a process: threads of several would wait for each other. One process more than cores, as many tests wait.
 test: $(READY) lint ## lint, type-check and run every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 hosts: $(READY) ## two hosts and a network that fails between them, in namespaces; as root, 6 minutes
 	$(BIN)/python -m tests.hosts $(ARGS)

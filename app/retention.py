@@ -13,7 +13,8 @@ import structlog
 from app.pieces import abandon
 from app.services import Services
 from app.settings import Settings
-from app.store.repositories import Expired, Holds, Leases, Uploads
+from app.store.repositories import Audit, Expired, Holds, Leases, Uploads
+from app.store.repositories.audit import FORGET_BATCH
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,7 @@ class Ages:
     uploads_s: float
     margin_s: float
     """Of files that nothing names, and of holds and half-written files whose process must have died."""
+    audit_s: float | None
     workflows_s: float = 24 * _HOUR_S
 
     @classmethod
@@ -40,6 +42,7 @@ class Ages:
             checkpoints_s=settings.keep_checkpoints_hours * _HOUR_S,
             uploads_s=settings.uploads_hours * _HOUR_S,
             margin_s=settings.gc_margin_s,
+            audit_s=settings.keep_audit_days * 24 * _HOUR_S or None,
         )
 
 
@@ -48,7 +51,7 @@ class Gone:
     """Something that went, or in a dry run would."""
 
     kind: str
-    """`job`, `checkpoints`, `upload`, `file`, `half-written` or `workflows`."""
+    """`job`, `checkpoints`, `upload`, `file`, `half-written`, `workflows` or `audit`."""
     name: str
     num_files: int = 1
     size_bytes: int = 0
@@ -70,6 +73,7 @@ def collect(services: Services, ages: Ages, *, dry_run: bool = False) -> Iterato
     num_workflows = services.queue.forget_ended(ages.workflows_s, dry_run=dry_run)
     if num_workflows:
         yield Gone(kind="workflows", name="of the job engine", num_files=num_workflows)
+    yield from _audit(services, ages, dry_run)
 
 
 def tend(services: Services, is_stopping: Callable[[], bool]) -> None:
@@ -141,6 +145,18 @@ def _files(services: Services, ages: Ages, dry_run: bool) -> Iterator[Gone]:
             continue
         if dry_run or services.drop_blobs([one.sha256]):
             yield Gone(kind="file", name=one.sha256, size_bytes=one.size_bytes)
+
+
+def _audit(services: Services, ages: Ages, dry_run: bool) -> Iterator[Gone]:
+    """Rows of the audit trail, a batch in each transaction; a dry run counts the first one."""
+    num = FORGET_BATCH if ages.audit_s is not None else 0
+    while num == FORGET_BATCH:
+        with services.database.write() as session:
+            num = Audit(session).forget(ages.audit_s or 0.0, dry_run=dry_run)
+        if num:
+            yield Gone(kind="audit", name="rows of the trail", num_files=num)
+        if dry_run:
+            return
 
 
 def _age_s(moment: datetime) -> float:

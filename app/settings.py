@@ -139,6 +139,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Hours after which the checkpoints and step results of a job that succeeded go; nobody else needs them.",
     )
+    keep_audit_days: float = Field(
+        default=365.0, ge=0, description="Days after which a row of the audit trail goes; 0: never."
+    )
     gc_every_s: float = Field(
         default=3600.0, gt=0, description="How often one of the API's processes removes what is no longer needed."
     )

@@ -88,14 +88,15 @@ def case(name: str, profile: DeviceProfile) -> Case:
     )
 
 
-def variants(case: Case, table: LatencyTable, *, num: int, seed: int) -> Iterator[Judged]:
-    """Yield random variants of the widths that the table's stair offers, every second one masked."""
+def variants(case: Case, table: LatencyTable, *, masked: bool, num: int, seed: int) -> Iterator[Judged]:
+    """Yield random variants of the widths that the table's stair offers, every second one masked where `masked`."""
     choices = width_choices(case.groups, table)
     drawn = random_variants(
-        case.network, case.groups, choices, case.modules, case.patterns, num=num, seed=seed
+        case.network, case.groups, choices, case.modules, case.patterns if masked else (), num=num, seed=seed
     )  # fmt: skip
     for number, one in enumerate(drawn):
-        yield Judged(kind="random", variant=str(number), network=one.network, widths=one.widths, patterns=one.patterns)
+        kind = "masked" if one.patterns else "slimmed"
+        yield Judged(kind=kind, variant=str(number), network=one.network, widths=one.widths, patterns=one.patterns)
 
 
 def plans(case: Case, table: LatencyTable, num: int, seed: int) -> Iterator[Judged]:

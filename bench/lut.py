@@ -2,7 +2,7 @@
 table can be trusted.
 
 For each network, runtime, batch and number of threads a table is measured as a job measures it, calibrated on a few random
-slimmed networks and the dense one, and judged on others: random slimmed and masked variants (`random`), and plans that the
+slimmed networks and the dense one, and judged on others: random variants (`slimmed`, `masked`), and plans that the
 solver chose against that very table (`plan`), which lean on the entries that are too good to be true. Every network is timed
 in turns with the dense one, so that drift cancels. Predictors: `secateur`, the calibrated table (for a plan: the latency the
 solver gave it); `built`, the table over the operators of the lowered network; `sum`, that without calibration; `macs`, a line
@@ -66,14 +66,16 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if options.full:
         tables["full"], _ = _measured(case, options.tables, full=True)
         yield {"kind": "table", "table": "full", "num_points_full_grid": points, **_figures(tables["full"])}
-    tried = list(variants(case, table, num=NUM_NETWORKS + options.variants, seed=options.seed))
-    train = [case.itself(), *tried[:NUM_NETWORKS]]
+    train = [case.itself(), *variants(case, table, masked=False, num=NUM_NETWORKS, seed=options.seed)]
     fitted = _timed(case, train[1:], options.seconds)
     truth = [fitted.dense_us, *fitted.measured_us]
     trusted = {name: calibrated(one, [case.sum_us(one, t) for t in train], truth) for name, one in tables.items()}
     own = trusted["adaptive"]
     yield {"kind": "calibration", "scale": own.scale, "offset_us": own.offset_us, "residual": own.residual}
-    judged = [*tried[NUM_NETWORKS:], *plans(case, own, options.plans, options.seed)]
+    judged = [
+        *variants(case, table, masked=True, num=options.variants, seed=options.seed + 1),
+        *plans(case, own, options.plans, options.seed),
+    ]
     macs = fit([one.macs for one in train], truth)
     turns = _timed(case, judged, options.seconds)
     drift = fitted.dense_us / turns.dense_us

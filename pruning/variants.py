@@ -5,6 +5,7 @@ Letters: u = units of a coupling group.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def random_variants(
     network: Network,
     groups: Sequence[CouplingGroup],
     choices: Choices,
-    modules: Mapping[str, str],
+    modules: Mapping[str, str] = MappingProxyType({}),
     patterns: Sequence[Pattern] = (),
     *,
     num: int,
@@ -52,7 +53,7 @@ def random_variants(
         network: the dense one.
         groups: its coupling groups.
         choices: offered widths by group.
-        modules: `pruning.patterns.tables.maskable` of it.
+        modules: `pruning.patterns.tables.maskable` of it; none has a pattern without.
         patterns: lowerable ones.
         num: how many.
         seed: of everything that is drawn; the first variants do not depend on `num`.

@@ -17,9 +17,7 @@ from lut.request import GridRequest
 FEW = 4
 """An axis with no more channel counts than this is measured in full."""
 MAX_LINES = 9
-"""No axis grows beyond this many lines (the diagonal of a paired request: twice as many),"""
-MAX_PATTERN_LINES = 4
-"""or this many where the operator has a pattern: lines are added once."""
+"""No axis grows beyond this many lines (the diagonal of a paired request: twice as many)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +33,16 @@ class GridPlan:
         return [(c, c) for c in self.c_ins] if self.request.paired else list(product(self.c_ins, self.c_outs))
 
     def probes(self) -> list[tuple[int, int]]:
-        """Return the points that would tell whether interpolation holds between the lines."""
+        """Return the points that would tell whether interpolation holds between the lines.
+
+        None for a pattern: a layer has several, each of which would take as many points as the dense layer does.
+        """
+        if self.request.signature.pattern:
+            return []
         if self.request.paired:
             return [(c, c) for c in _middles(self.c_ins, self.request.c_ins, 2 * MAX_LINES)]
-        most = MAX_PATTERN_LINES if self.request.signature.pattern else MAX_LINES
-        rows = product(_middles(self.c_ins, self.request.c_ins, most), _ends(self.c_outs))
-        columns = product(_ends(self.c_ins), _middles(self.c_outs, self.request.c_outs, most))
+        rows = product(_middles(self.c_ins, self.request.c_ins, MAX_LINES), _ends(self.c_outs))
+        columns = product(_ends(self.c_ins), _middles(self.c_outs, self.request.c_outs, MAX_LINES))
         return [*rows, *columns]
 
     def misses_us(self, values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:
@@ -67,11 +69,7 @@ class GridPlan:
 
 
 def first_plan(request: GridRequest, step: int) -> GridPlan:
-    """Return the coarse plan: ends, middle, and the end of the first stair (below it runtimes may work differently).
-
-    The stair is left to dense operators: of a pattern there are several for each of them, and no more precision is asked.
-    """
-    step = 1 if request.signature.pattern else step
+    """Return the coarse plan: ends, middle, and the end of the first stair (below it runtimes may work differently)."""
     c_ins = _first_axis(request.c_ins, step)
     return GridPlan(request=request, c_ins=c_ins, c_outs=c_ins if request.paired else _first_axis(request.c_outs, step))
 

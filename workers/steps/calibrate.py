@@ -1,15 +1,14 @@
 """Put a table that has new entries on the scale of whole networks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from lut.measure.runtime import Program
-from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.calibration import IN_TURNS, NUM_NETWORKS, calibrated, in_turns, plain
 from pruning.export import to_onnx
 from pruning.network import CouplingGroup, Network, Operator
-from pruning.predict import built_us
+from pruning.predict import predicted_us
 from pruning.tables import Choices
 from pruning.variants import Variant, random_variants
 from workers.context import StepContext
@@ -23,26 +22,23 @@ def calibrate(
     context: StepContext,
     target: Target,
     table: LatencyTable,
-    parts: tuple[Network, Sequence[CouplingGroup], Sequence[Operator], Mapping[str, str]],
+    parts: tuple[Network, Sequence[CouplingGroup], Sequence[Operator]],
     choices: Choices,
-    patterns: Iterable[Pattern],
 ) -> LatencyTable:
-    """Return the table with scale, offset and residual fitted on the dense network and a few random smaller ones.
+    """Return the table with scale, offset and residual fitted on the dense network and a few random slimmed ones.
 
-    Tells the user where the machine was too restless for the table to be trusted.
+    None is masked: what is not computed because no list reads it makes masked ones faster than the sum of what they are made
+    of, and would pull at the scale of all others. Tells the user where the machine was too restless for the table to be trusted.
 
     Args:
         context: of the step.
         target: where it is measured.
         table: covers the network at `choices`.
-        parts: the dense network, its coupling groups, its operators, and the modules that may have a pattern.
+        parts: the dense network, its coupling groups, and its operators.
         choices: offered widths.
-        patterns: on offer; those the device has no entries of are left out.
     """
-    network, groups, costs, modules = parts
-    known = {signature.pattern for signature in table.entries}
-    lowered = [pattern for pattern in patterns if pattern.lowerable and pattern.id in known]
-    variants = list(random_variants(network, groups, choices, modules, lowered, num=NUM_NETWORKS, seed=context.seed))
+    network, groups, costs = parts
+    variants = list(random_variants(network, groups, choices, num=NUM_NETWORKS, seed=context.seed))
     dense = Variant(network=network, widths={group.id: group.units for group in groups}, patterns={})
     turns = in_turns(
         partial(target.meter.networks, share=SHARE),
@@ -50,7 +46,7 @@ def calibrate(
         _programs(context, target, variants),
     )
     bare = plain(table)
-    sums_us = [built_us(costs, one.network, one.widths, bare, one.patterns) for one in (dense, *variants)]
+    sums_us = [predicted_us(costs, one.widths, bare) for one in (dense, *variants)]
     table = calibrated(table, sums_us, [turns.dense_us, *turns.measured_us])
     context.log(
         f"On {len(sums_us)} whole networks the table of {target.device} is off by {table.residual:.1%} (median)."

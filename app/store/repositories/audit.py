@@ -1,16 +1,18 @@
-"""Who did what, and who was refused: rows are added and read, never changed."""
+"""Who did what, and who was refused: rows are added and read, never changed, and go when they are old."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
+from app.store.base import database_now
 from app.store.models import AuditRow
 from app.store.repositories.pages import RowPage, newest_first
 
 # Around the unit of work, which takes longer than the database.
 _ADD = insert(AuditRow.__table__)  # type: ignore[arg-type]
+FORGET_BATCH = 5000
 
 
 class Audit:
@@ -43,6 +45,16 @@ class Audit:
             "object_id": object_id and object_id[:200],
         }
         self._session.execute(_ADD, values)
+
+    def forget(self, max_age_s: float, *, dry_run: bool = False) -> int:
+        """Delete those of the oldest `FORGET_BATCH` rows that are older than this; returns how many (would) go."""
+        # Ids grow with time: nothing but the oldest need be looked at.
+        oldest = select(AuditRow.id, AuditRow.created_at).order_by(AuditRow.id).limit(FORGET_BATCH).subquery()
+        old = select(oldest.c.id).where(oldest.c.created_at < database_now(-max_age_s))
+        num = self._session.scalar(select(func.count()).select_from(old.subquery())) or 0
+        if num and not dry_run:
+            self._session.execute(delete(AuditRow).where(AuditRow.id.in_(old)))
+        return num
 
     def page(self, *, wanted: Mapping[str, Any], before: str | None = None, limit: int = 50) -> RowPage[AuditRow]:
         """Newest first, optionally only rows with the `wanted` values of columns; `before` is an id."""

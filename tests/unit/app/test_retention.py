@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy import create_engine, make_url, select, text, update
 from sqlalchemy.orm import Session
 
 from app import pieces
@@ -31,9 +31,10 @@ from app.retention import Ages, Gone, collect, tend
 from app.services import Services, open_services
 from app.settings import Settings
 from app.sniff import check_model_head
+from app.store.base import database_now
 from app.store.blobs import LocalBlobs
-from app.store.models import DEFAULT_PROJECT, BlobHoldRow, PruneJobRow
-from app.store.repositories import Artifacts, Events, Jobs, Leases, Models, Uploads
+from app.store.models import DEFAULT_PROJECT, AuditRow, BlobHoldRow, PruneJobRow
+from app.store.repositories import Artifacts, Audit, Events, Jobs, Leases, Models, Uploads
 from app.store.repositories.holds import NAMING
 from app.store.sessions import Database
 from app.uploads import received
@@ -48,8 +49,8 @@ ANYBODY = Access(
     by_cookie=False,
     trail=Trail(address="", request_id="", action="test"),
 )
-NEVER = Ages(jobs_s=None, checkpoints_s=1e6, uploads_s=1e6, margin_s=1e6, workflows_s=1e6)
-AT_ONCE = Ages(jobs_s=None, checkpoints_s=-60, uploads_s=-60, margin_s=-60, workflows_s=-60)
+NEVER = Ages(jobs_s=None, checkpoints_s=1e6, uploads_s=1e6, margin_s=1e6, audit_s=None, workflows_s=1e6)
+AT_ONCE = Ages(jobs_s=None, checkpoints_s=-60, uploads_s=-60, margin_s=-60, audit_s=None, workflows_s=-60)
 ALL = replace(AT_ONCE, jobs_s=-60)
 
 
@@ -157,6 +158,27 @@ def test_the_engines_ended_workflows_go(services: Services) -> None:
     assert gone(services, AT_ONCE, dry_run=True) == [("workflows", "of the job engine")]
     assert gone(services, NEVER) == []
     assert gone(services, AT_ONCE) == [("workflows", "of the job engine")] and gone(services, AT_ONCE) == []
+
+
+def test_old_rows_of_the_audit_trail_go_in_batches_and_young_ones_stay(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.retention.FORGET_BATCH", 2)
+    monkeypatch.setattr("app.store.repositories.audit.FORGET_BATCH", 2)
+    with services.database.write() as session:
+        for number in range(6):
+            Audit(session).add(action=f"GET /{number}", status=403, request_id="r", address="a")
+        session.execute(update(AuditRow).where(AuditRow.id <= 5).values(created_at=database_now(-7200)))
+    year, hour = replace(NEVER, audit_s=365 * 86400.0), replace(NEVER, audit_s=3600.0)
+    assert not list(collect(services, NEVER)) and not list(collect(services, year))
+    assert [gone.num_files for gone in collect(services, hour, dry_run=True)] == [2]
+    assert [(gone.kind, gone.num_files) for gone in collect(services, hour)] == [
+        ("audit", 2),
+        ("audit", 2),
+        ("audit", 1),
+    ]
+    with services.database.read() as session:
+        assert list(session.scalars(select(AuditRow.action))) == ["GET /5"]
 
 
 def test_one_process_at_a_time_collects(services: Services) -> None:

@@ -29,7 +29,7 @@ from lut.measure.networks import measure_models
 from lut.measure.runtime import FILES, Program, RuntimeAbsent, runtime
 from lut.measure.tables import measure_step, measure_table
 from lut.table import LatencyTable
-from pruning.calibration import NUM_NETWORKS, Turns, calibrated, in_turns
+from pruning.calibration import LOADS, NUM_NETWORKS, Turns, calibrated, in_turns
 from pruning.network import Network
 from pruning.onnx_export import write
 from pruning.program import program
@@ -125,7 +125,7 @@ def _timed(case: Case, networks: Sequence[Judged], seconds: float) -> Turns:
     def made(network: Network) -> Program:
         return program(network, write(network, case.profile.batch))
 
-    measure = partial(measure_models, profile=case.profile, min_seconds=seconds, min_runs=1)
+    measure = partial(measure_models, profile=case.profile, min_seconds=seconds / LOADS, min_runs=1)
     return in_turns(measure, made(case.network), (made(one.network) for one in networks))
 
 
@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--variants", type=int, default=16, help="random networks that each table is judged on")
     parser.add_argument("--plans", type=int, default=8, help="solver's plans that each table is judged on")
-    parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each network")
+    parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each network, all loads together")
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="keep tables here, and use those that are here")
     parser.add_argument("--full", action="store_true", help="also measure every point of the grids")
     parser.add_argument("--seed", type=int, default=0)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from statistics import fmean
 
 from lut.calibrate import fit
 from lut.measure.runtime import Program
@@ -13,6 +14,8 @@ NUM_NETWORKS = 8
 """Slimmed networks a table is calibrated on, beside the dense one."""
 IN_TURNS = 4
 """Networks timed in turns with the dense one: more would hold too much memory at once."""
+LOADS = 2
+"""Times each is loaded and timed: the same network, loaded again, lies elsewhere in memory and is up to 4 % faster or slower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +29,17 @@ class Turns:
 def in_turns(
     measure: Callable[[Sequence[Program]], Sequence[Timing]], dense: Program, networks: Iterable[Program]
 ) -> Turns:
-    """Return the p50 latencies of networks, each timed in turns with the dense one by `measure`; a few are held at a time."""
+    """Return the p50 latencies of networks, each timed in turns with the dense one by `measure`, as the mean over `LOADS` loads;
+    a few are held at a time.
+    """
     dense_us = 0.0
     found: list[float] = []
     waiting = iter(networks)
     while some := list(islice(waiting, IN_TURNS)):
-        base, *timings = measure([dense, *some])
-        dense_us = dense_us or 1e3 * base.p50_ms
-        found += [dense_us * timing.over(base) for timing in timings]
+        loads = [measure([dense, *some]) for _ in range(LOADS)]
+        dense_us = dense_us or fmean(1e3 * base.p50_ms for base, *_ in loads)
+        ratios = zip(*([timing.over(base) for timing in timings] for base, *timings in loads), strict=True)
+        found += [dense_us * fmean(ratio) for ratio in ratios]
     return Turns(dense_us=dense_us, measured_us=tuple(found))
 
 

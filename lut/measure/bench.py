@@ -29,7 +29,7 @@ ROUNDS = 5
 SLICE_S = 0.002
 MIN_RUNS = 1
 """Rounds x slice: each point gets at least 10 ms and 5 runs; a run has several copies."""
-MAX_GRAPH_S = 0.004
+MAX_GRAPH_S = 0.003
 """No more copies than run in this time."""
 MIN_GRAPH_S = 60e-6
 """At least as many copies as run in this time, so that the fixed cost of a run (about 2 us) is a small correction."""

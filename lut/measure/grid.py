@@ -17,7 +17,9 @@ from lut.request import GridRequest
 FEW = 4
 """An axis with no more channel counts than this is measured in full."""
 MAX_LINES = 9
-"""No axis grows beyond this many lines (the diagonal of a paired request: twice as many)."""
+"""No axis grows beyond this many lines (the diagonal of a paired request: twice as many),"""
+MAX_PATTERN_LINES = 5
+"""or is looked at again from this many on, where the operator has a pattern: a layer has several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +35,12 @@ class GridPlan:
         return [(c, c) for c in self.c_ins] if self.request.paired else list(product(self.c_ins, self.c_outs))
 
     def probes(self) -> list[tuple[int, int]]:
-        """Return the points that would tell whether interpolation holds between the lines.
-
-        None for a pattern: a layer has several, each of which would take as many points as the dense layer does.
-        """
-        if self.request.signature.pattern:
-            return []
+        """Return the points that would tell whether interpolation holds between the lines; of a pattern at one end only."""
         if self.request.paired:
             return [(c, c) for c in _middles(self.c_ins, self.request.c_ins, 2 * MAX_LINES)]
-        rows = product(_middles(self.c_ins, self.request.c_ins, MAX_LINES), _ends(self.c_outs))
-        columns = product(_ends(self.c_ins), _middles(self.c_outs, self.request.c_outs, MAX_LINES))
+        most, num_ends = (MAX_PATTERN_LINES, 1) if self.request.signature.pattern else (MAX_LINES, 2)
+        rows = product(_middles(self.c_ins, self.request.c_ins, most), _ends(self.c_outs)[-num_ends:])
+        columns = product(_ends(self.c_ins)[-num_ends:], _middles(self.c_outs, self.request.c_outs, most))
         return [*rows, *columns]
 
     def misses_us(self, values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:

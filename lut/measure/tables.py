@@ -20,7 +20,9 @@ from lut.table import LatencyTable
 
 PASSES = 3
 TOLERANCE = 0.05
-"""Interpolation that misses a probe by more than this gets a line through it,"""
+"""Interpolation that misses a probe by more than this gets a line through it"""
+PATTERN_TOLERANCE = 0.1
+"""(by more than this where the operator has a pattern),"""
 NEGLIGIBLE = 0.001
 """unless all operators of the signature together miss less than this share of the dense network."""
 _NOISE_FACTOR = 3
@@ -166,16 +168,20 @@ def _adaptive(
                 found.setdefault(signature, {}).setdefault(point, entry)
             done += len(chunk)
             keep(found)
-        tolerance = max(TOLERANCE, _NOISE_FACTOR * max(bench.pace.noise, known.noise))
+        noise = _NOISE_FACTOR * max(bench.pace.noise, known.noise)
         if remaining:
             values = [_values(plan.request.signature, found, known) for plan in plans]
             small_us = NEGLIGIBLE * _dense_us(plans, values)
             missed = _missed(plans, values)
             plans = [
-                plan.refined(own, tolerance, small_us / plan.request.count)
+                plan.refined(own, max(noise, _tolerance(plan)), small_us / plan.request.count)
                 for plan, own in zip(plans, values, strict=True)
             ]
     return found, missed
+
+
+def _tolerance(plan: GridPlan) -> float:
+    return PATTERN_TOLERANCE if plan.request.signature.pattern else TOLERANCE
 
 
 def _missed(plans: Sequence[GridPlan], values: Sequence[Mapping[Point, float]]) -> float:

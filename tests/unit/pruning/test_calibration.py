@@ -9,7 +9,7 @@ from lut.measure.timing import Timing
 from lut.profile import DeviceProfile
 from lut.signature import OpSignature
 from lut.table import Entry, LatencyTable
-from pruning.calibration import IN_TURNS, calibrated, in_turns, plain
+from pruning.calibration import IN_TURNS, LOADS, calibrated, in_turns, plain
 
 PROFILE = DeviceProfile(hardware="test", runtime="none", runtime_version="0", threads=1, batch=1)
 SIGNATURE = OpSignature(kind="conv", height=4, width=4)
@@ -38,8 +38,8 @@ def test_a_machine_that_gets_slower_changes_nothing() -> None:
 
     networks = [Program(onnx=str(ms).encode()) for ms in (8.0, 6.0, 4.0, 3.0, 2.0, 1.0)]
     turns = in_turns(measure, Program(onnx=b"10.0"), iter(networks))
-    assert sizes == [1 + IN_TURNS, 1 + len(networks) - IN_TURNS]
-    assert turns.dense_us == pytest.approx(15_000)
+    assert sizes == LOADS * [1 + IN_TURNS] + LOADS * [1 + len(networks) - IN_TURNS]
+    assert turns.dense_us == pytest.approx((15_000 + 22_500) / LOADS)
     assert [us / turns.dense_us for us in turns.measured_us] == pytest.approx([0.8, 0.6, 0.4, 0.3, 0.2, 0.1])
 
 

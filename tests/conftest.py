@@ -1,6 +1,7 @@
 """Database fixtures: SQLite always, Postgres from TEST_DATABASE_URL or a throw-away server."""
 
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -82,4 +83,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marker, so that `-m 'not postgres'` leaves those tests out."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Shells start what runs in the background so, and what the tests start and stop with Ctrl-C would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "postgres: needs a Postgres server")

@@ -73,7 +73,13 @@ def team_of(context: StepContext, body: str) -> Iterator[Team]:
         others.extend(_started(context, body, rank, size, meeting, device) for rank in range(1, size))
         watch.start()
         with joined(rank=0, size=size, meeting=meeting, device=device) as team:
-            yield team
+            try:
+                yield team
+            except RuntimeError:
+                raise
+            except BaseException:
+                over.set()  # all ranks stop alike, at a checkpoint say, and another may be gone before this one
+                raise
             over.set()
         for process in others:
             with suppress(subprocess.TimeoutExpired):

@@ -151,7 +151,7 @@ def _audit(services: Services, ages: Ages, dry_run: bool) -> Iterator[Gone]:
     """Rows of the audit trail, a batch in each transaction; a dry run counts the first one."""
     num = FORGET_BATCH if ages.audit_s is not None else 0
     while num == FORGET_BATCH:
-        with services.database.write() as session:
+        with services.database.read() if dry_run else services.database.write() as session:
             num = Audit(session).forget(ages.audit_s or 0.0, dry_run=dry_run)
         if num:
             yield Gone(kind="audit", name="rows of the trail", num_files=num)

@@ -90,7 +90,10 @@ class Elsewhere:
         """As `Meter` says."""
         payload = {"min_seconds": share * self.seconds}
         found = self._ask("networks", payload, files=[self._file(one) for one in networks])
-        return [Timing(**{**one, **{name: tuple(one[name]) for name in ("samples_ms", "rounds_ms")}}) for one in found]
+        return [
+            Timing(**{**one, **{name: tuple(one.get(name, ())) for name in ("samples_ms", "rounds_ms")}})
+            for one in found
+        ]
 
     def step(self, requests: Iterable[GridRequest]) -> int:
         """As `Meter` says."""

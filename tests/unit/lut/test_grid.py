@@ -1,5 +1,7 @@
 """The coarse grid is small, contains its corners, and grows exactly where interpolation fails."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,3 +69,14 @@ def test_a_paired_request_stays_on_its_diagonal(counts: set[int]) -> None:
     assert all(i == o for i, o in points)
     refined = plan.refined({(i, i): float(i**3) for i, _ in points}, 0.04)
     assert set(plan.points()) <= set(refined.points()) <= set(request.pairs())
+
+
+def test_a_pattern_is_probed_at_one_end_and_looked_at_once() -> None:
+    counts = tuple(range(16, 513, 16))
+    dense = GridRequest(signature=OpSignature(kind="conv", height=7, width=7), c_ins=counts, c_outs=counts)
+    masked = replace(dense, signature=replace(dense.signature, pattern="64x1@1/2"))
+    plans = [first_plan(request, 16) for request in (dense, masked)]
+    assert plans[0].points() == plans[1].points()
+    assert len(plans[0].probes()) == 2 * len(plans[1].probes()) > 0
+    full = replace(plans[1], c_ins=counts[:5], c_outs=counts[:5])
+    assert full.probes() == []

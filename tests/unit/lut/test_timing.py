@@ -1,9 +1,11 @@
 """Interleaving gives everybody a turn in every round; disturbed runs are kept but do not count."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from lut.measure.timing import Timed, interleave, relative_scatter
+from lut.measure.timing import Timed, Timing, interleave, relative_scatter
 
 
 def test_every_round_gives_everybody_a_turn_in_turning_order() -> None:
@@ -59,3 +61,14 @@ def test_scatter_ignores_outliers() -> None:
     assert relative_scatter([1.0] * 9 + [50.0]) == 0.0
     normal = np.random.default_rng(0).normal(100.0, 3.0, 5000)
     assert relative_scatter(list(normal)) == pytest.approx(0.03, rel=0.1)
+
+
+def test_networks_in_turns_are_compared_round_by_round() -> None:
+    """Half of the rounds were slow, for both alike; the percentiles fell on different sides of that."""
+    base = Timing(
+        p50_ms=10.0, p90_ms=15.0, num_samples=5, samples_ms=(), num_disturbed=0, busy=False, noise=0.0,
+        rounds_ms=(10.0, 10.0, 10.0, 15.0, 15.0),
+    )  # fmt: skip
+    other = replace(base, p50_ms=7.5, rounds_ms=(5.0, 5.0, 5.0, 7.5, 7.5))
+    assert other.over(base) == pytest.approx(0.5)
+    assert replace(other, rounds_ms=()).over(base) == pytest.approx(0.75), "nothing to pair: by the percentiles"

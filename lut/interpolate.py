@@ -1,13 +1,15 @@
-"""Bilinear interpolation over the points that happen to be measured: grids, lines, diagonals, and unions of them.
+"""Bilinear interpolation over the points that happen to be measured: grids, lines, diagonals, and unions of them; by pieces.
 
 Letters: i = input channels, o = output channels; a cell is a rectangle of channel counts whose four corners are
 measured.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import combinations, pairwise, product
 
 import numpy as np
+
+from lut.pieces import Cut
 
 
 class Surface:
@@ -61,10 +63,6 @@ class Surface:
         for k in np.flatnonzero(count):
             yield self._cells[k], slice(top[k], bottom[k]), slice(left[k], right[k])
 
-    def covers(self, c_in: int, c_out: int) -> bool:
-        """Return whether the point is measured or lies between measured ones."""
-        return not np.isnan(self.grid(np.array([c_in]), np.array([c_out]))[0, 0])
-
     def at_least(self, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
         """Return float64 [len(c_ins), len(c_outs)]: the least value measured with at least as many channels on both
         sides; NaN where there is none.
@@ -93,6 +91,29 @@ class Surface:
                 share = (channels - low) / (high - low)
                 return self._values[low, low] * (1 - share) + self._values[high, high] * share
         return np.nan
+
+
+class Pieces:
+    """A surface for each of the pieces that a layer's channel counts fall into; they tell nothing of each other."""
+
+    def __init__(self, values: Mapping[tuple[int, int], float], cut: Cut) -> None:
+        """Take `values` as `Surface` does."""
+        self.axes = (frozenset(i for i, _ in values), frozenset(o for _, o in values))
+        self._cut = cut
+        self._surfaces: dict[Hashable, Surface] = {}
+        ins, outs = map(sorted, self.axes)
+        for piece, rows, columns in cut(ins, outs):
+            pairs = product((ins[row] for row in rows), (outs[column] for column in columns))
+            if own := {pair: values[pair] for pair in pairs if pair in values}:
+                self._surfaces[piece] = Surface(own)
+
+    def grid(self, c_ins: np.ndarray, c_outs: np.ndarray) -> np.ndarray:
+        """Return float64 [len(c_ins), len(c_outs)] microseconds, NaN where a piece does not cover its own."""
+        result = np.full((len(c_ins), len(c_outs)), np.nan)
+        for piece, rows, columns in self._cut(c_ins.tolist(), c_outs.tolist()):
+            if piece in self._surfaces:
+                result[np.ix_(rows, columns)] = self._surfaces[piece].grid(c_ins[rows], c_outs[columns])
+        return result
 
 
 def _cells(values: Mapping[tuple[int, int], float]) -> list[tuple[int, int, int, int]]:

@@ -19,7 +19,8 @@ import numpy as np
 from lut.calibrate import Calibration
 from lut.coarse import coarse_signature, is_free
 from lut.entry import Entries, Entry, entries_from_json, number, positive, profile_from_json, whole
-from lut.interpolate import Surface
+from lut.interpolate import Pieces, Surface
+from lut.pieces import cut_of
 from lut.profile import DeviceProfile
 from lut.request import GridRequest
 from lut.signature import OpSignature
@@ -78,7 +79,7 @@ class LatencyTable:
     counts it lacks cost what the cheapest measured point with at least as many channels does, all else is free.
     """
     schema_version: int = SCHEMA_VERSION
-    _surfaces: dict[OpSignature, Surface] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _surfaces: dict[OpSignature, Surface | Pieces] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def latency_us(self, signature: OpSignature, c_in: int, c_out: int) -> float:
         """Return the calibrated p50 at one point: measured, or bilinear between measured points.
@@ -104,12 +105,11 @@ class LatencyTable:
         surface = self._surface(signature)
         if surface is None:
             return np.full((len(c_ins), len(c_outs)), np.nan)
-        values = surface.grid(np.asarray(c_ins), np.asarray(c_outs))
-        ends = [
-            self._stair_ends(counts, measured) for counts, measured in zip((c_ins, c_outs), surface.axes, strict=True)
-        ]
-        at_ends = surface.grid(*ends)
-        values = np.where(np.isnan(values) | np.isnan(at_ends), values, at_ends)
+        own = surface.grid(np.asarray(c_ins), np.asarray(c_outs))
+        at_ends = surface.grid(*map(self._stair_ends, (c_ins, c_outs), surface.axes))
+        if isinstance(surface, Pieces):
+            return self.scale * np.where(np.isnan(own), at_ends, own)
+        values = np.where(np.isnan(own + at_ends), own, at_ends)
         if self.coarse and np.isnan(values).any():
             values = np.where(np.isnan(values), surface.at_least(c_ins, c_outs), values)
         return self.scale * values
@@ -271,10 +271,12 @@ class LatencyTable:
         """Return the counts; those beyond the first stair and not measured are rounded up to the next multiple of `step`."""
         return np.array([c if c in measured or c < self.step else -(-int(c) // self.step) * self.step for c in counts])
 
-    def _surface(self, signature: OpSignature) -> Surface | None:
+    def _surface(self, signature: OpSignature) -> Surface | Pieces | None:
         key = coarse_signature(signature) if self.coarse else signature
         if key not in self._surfaces and self.entries.get(key):
-            self._surfaces[key] = Surface({point: entry.p50_us for point, entry in self.entries[key].items()})
+            values = {point: entry.p50_us for point, entry in self.entries[key].items()}
+            cut = cut_of(key, self.step)
+            self._surfaces[key] = Pieces(values, cut) if cut else Surface(values)
         return self._surfaces.get(key)
 
     def _covers(self, request: GridRequest) -> bool:
@@ -284,7 +286,7 @@ class LatencyTable:
         if surface is None:
             return False
         if request.paired:
-            return all(surface.covers(c, c) for c in request.c_ins)
+            return not any(np.isnan(surface.grid(c, c)).any() for c in np.array(request.c_ins)[:, None])
         return not np.isnan(surface.grid(np.array(request.c_ins), np.array(request.c_outs))).any()
 
     def _answers(self, request: GridRequest) -> bool:

@@ -5,21 +5,22 @@ Letters: an *axis* is the ascending tuple of channel counts measured so far on o
 axis x axis.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 import numpy as np
 
 from lut.interpolate import Surface
+from lut.pieces import cut_of
 from lut.request import GridRequest
 
 FEW = 4
 """An axis with no more channel counts than this is measured in full."""
 MAX_LINES = 9
 """No axis grows beyond this many lines (the diagonal of a paired request: twice as many),"""
-MAX_PATTERN_LINES = 5
-"""or is looked at again from this many on, where the operator has a pattern: a layer has several."""
+MAX_PIECE_LINES = 3
+"""or is looked at again from this many on, in a piece (`lut.pieces`): a masked layer has several, each as good as flat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +30,18 @@ class GridPlan:
     request: GridRequest
     c_ins: tuple[int, ...]
     c_outs: tuple[int, ...]
+    is_piece: bool = False
+    """Whether the request is one piece of what was asked for."""
 
     def points(self) -> list[tuple[int, int]]:
         """Return the points of the measured axes."""
         return [(c, c) for c in self.c_ins] if self.request.paired else list(product(self.c_ins, self.c_outs))
 
     def probes(self) -> list[tuple[int, int]]:
-        """Return the points that would tell whether interpolation holds between the lines; of a pattern at one end only."""
+        """Return the points that would tell whether interpolation holds between the lines; in a piece at one end only."""
         if self.request.paired:
             return [(c, c) for c in _middles(self.c_ins, self.request.c_ins, 2 * MAX_LINES)]
-        most, num_ends = (MAX_PATTERN_LINES, 1) if self.request.signature.pattern else (MAX_LINES, 2)
+        most, num_ends = (MAX_PIECE_LINES, 1) if self.is_piece else (MAX_LINES, 2)
         rows = product(_middles(self.c_ins, self.request.c_ins, most), _ends(self.c_outs)[-num_ends:])
         columns = product(_ends(self.c_ins)[-num_ends:], _middles(self.c_outs, self.request.c_outs, most))
         return [*rows, *columns]
@@ -66,10 +69,23 @@ class GridPlan:
         return replace(self, c_ins=tuple(sorted(c_ins)), c_outs=tuple(sorted(c_outs)))
 
 
-def first_plan(request: GridRequest, step: int) -> GridPlan:
-    """Return the coarse plan: ends, middle, and the end of the first stair (below it runtimes may work differently)."""
-    c_ins = _first_axis(request.c_ins, step)
-    return GridPlan(request=request, c_ins=c_ins, c_outs=c_ins if request.paired else _first_axis(request.c_outs, step))
+def first_plans(request: GridRequest, step: int) -> list[GridPlan]:
+    """Return the coarse plan: ends, middle, and the end of the first stair (below it runtimes may work differently); of what falls
+    into pieces one for each, of its ends.
+    """
+    c_ins, c_outs = (tuple(sorted(set(counts))) for counts in (request.c_ins, request.c_outs))
+    cut = cut_of(request.signature, step)
+    if cut is None:
+        ins, outs = _first_axis(c_ins, step), _first_axis(c_outs, step)
+        return [GridPlan(request=request, c_ins=ins, c_outs=ins if request.paired else outs)]
+    pieces = [
+        replace(request, c_ins=tuple(c_ins[row] for row in rows), c_outs=tuple(c_outs[column] for column in columns))
+        for _, rows, columns in cut(c_ins, c_outs)
+    ]
+    return [
+        GridPlan(request=piece, c_ins=tuple(_ends(piece.c_ins)), c_outs=tuple(_ends(piece.c_outs)), is_piece=True)
+        for piece in pieces
+    ]
 
 
 def whole_plan(request: GridRequest) -> GridPlan:
@@ -78,7 +94,6 @@ def whole_plan(request: GridRequest) -> GridPlan:
 
 
 def _first_axis(counts: tuple[int, ...], step: int) -> tuple[int, ...]:
-    counts = tuple(sorted(set(counts)))
     if len(counts) <= FEW:
         return counts
     stair = min((c for c in counts if c >= step), default=counts[0])
@@ -96,7 +111,7 @@ def _middles(axis: tuple[int, ...], counts: tuple[int, ...], limit: int) -> list
     return [min(between, key=lambda c: abs(2 * c - low - high)) for low, high, between in inside if between]
 
 
-def _ends(axis: tuple[int, ...]) -> list[int]:
+def _ends(axis: Sequence[int]) -> list[int]:
     return sorted({axis[0], axis[-1]})
 
 

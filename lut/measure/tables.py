@@ -11,7 +11,7 @@ import numpy as np
 from lut.entry import Entries
 from lut.measure import stair
 from lut.measure.bench import CHUNK_SESSIONS, Bench, Measured, Point, Progress
-from lut.measure.grid import GridPlan, first_plan, whole_plan
+from lut.measure.grid import GridPlan, first_plans, whole_plan
 from lut.measure.runtime import checked_runtime
 from lut.profile import DeviceProfile
 from lut.request import GridRequest, merge_requests, num_macs
@@ -81,7 +81,7 @@ def measure_table(
             )  # fmt: skip
             return begun.merge(fresh)
 
-        plans = [whole_plan(one) if full else first_plan(one, step) for one in wanted]
+        plans = [p for one in wanted for p in ([whole_plan(one)] if full else first_plans(one, step))]
         fresh = made(*_adaptive(bench, plans, known_too, progress, lambda found: keep(made(found))))
     return table.merge(fresh)
 

@@ -2,17 +2,24 @@
 
 from dataclasses import replace
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lut.interpolate import Surface
-from lut.measure.grid import first_plan
+from lut.interpolate import Pieces, Surface
+from lut.measure.grid import GridPlan, first_plans
+from lut.pieces import cut_of
 from lut.request import GridRequest
 from lut.signature import OpSignature
 
 CONV = OpSignature(kind="conv", height=8, width=8)
 COUNTS = tuple(range(16, 513, 16))
 REQUEST = GridRequest(signature=CONV, c_ins=COUNTS, c_outs=COUNTS)
+
+
+def first_plan(request: GridRequest, step: int) -> GridPlan:
+    (plan,) = first_plans(request, step)
+    return plan
 
 
 def measured(plan_points: list[tuple[int, int]], bend: int = 10**9) -> dict[tuple[int, int], float]:
@@ -58,7 +65,7 @@ def test_a_bend_that_the_network_does_not_feel_gets_no_line() -> None:
 def test_the_first_plan_covers_everything_asked_for(c_ins: set[int], c_outs: set[int], step: int) -> None:
     request = GridRequest(signature=CONV, c_ins=tuple(c_ins), c_outs=tuple(c_outs))
     surface = Surface(measured(first_plan(request, step).points()))
-    assert all(surface.covers(i, o) for i, o in request.pairs())
+    assert not np.isnan(surface.grid(np.array(request.c_ins), np.array(request.c_outs))).any()
 
 
 @given(counts=st.sets(st.integers(1, 200), min_size=1, max_size=20))
@@ -71,12 +78,29 @@ def test_a_paired_request_stays_on_its_diagonal(counts: set[int]) -> None:
     assert set(plan.points()) <= set(refined.points()) <= set(request.pairs())
 
 
-def test_a_pattern_is_probed_at_one_end_and_looked_at_once() -> None:
-    counts = tuple(range(16, 513, 16))
-    dense = GridRequest(signature=OpSignature(kind="conv", height=7, width=7), c_ins=counts, c_outs=counts)
-    masked = replace(dense, signature=replace(dense.signature, pattern="64x1@1/2"))
-    plans = [first_plan(request, 16) for request in (dense, masked)]
-    assert plans[0].points() == plans[1].points()
-    assert len(plans[0].probes()) == 2 * len(plans[1].probes()) > 0
-    full = replace(plans[1], c_ins=counts[:5], c_outs=counts[:5])
-    assert full.probes() == []
+MASKED = replace(CONV, pattern="32x1@1/2")
+
+
+def test_a_masked_layer_has_a_plan_for_each_piece_with_few_lines_of_its_own() -> None:
+    request = GridRequest(signature=MASKED, c_ins=COUNTS, c_outs=COUNTS)
+    plans = first_plans(request, 16)
+    assert sorted(pair for plan in plans for pair in plan.request.pairs()) == request.pairs()
+    assert len(plans) == 5  # one block-row; groups that read whole stairs or not, times groups that give them or not
+    for plan in plans:
+        assert len(plan.points()) == 4 and len(plan.probes()) <= 2
+        assert replace(plan, c_ins=plan.request.c_ins[:3], c_outs=plan.request.c_outs[:3]).probes() == []
+
+
+@given(
+    c_ins=st.sets(st.integers(1, 200), min_size=1, max_size=20),
+    c_outs=st.sets(st.integers(1, 200), min_size=1, max_size=20),
+    step=st.sampled_from([1, 8, 16]),
+    pattern=st.sampled_from(["32x1@1/2", "64x1@1/4", "64x64@1/2", "2:4v+16x16@1/2", "2:4"]),
+)
+def test_the_first_plans_cover_every_piece(c_ins: set[int], c_outs: set[int], step: int, pattern: str) -> None:
+    signature = replace(CONV, pattern=pattern)
+    request = GridRequest(signature=signature, c_ins=tuple(c_ins), c_outs=tuple(c_outs))
+    values = measured([point for plan in first_plans(request, step) for point in plan.points()])
+    cut = cut_of(signature, step)
+    surface = Pieces(values, cut) if cut else Surface(values)
+    assert not np.isnan(surface.grid(np.array(request.c_ins), np.array(request.c_outs))).any()

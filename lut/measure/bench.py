@@ -4,10 +4,10 @@ What an entry is. The operator is taken as the runtime executes it inside a netw
 the layout changes it causes itself: `lut.measure.runtime.Operator`), repeated `copies` times in one run on the same
 input, and that run is timed; an entry is the time of the run, less that of the rest of the run, over `copies`. Copies
 serve two ends. Operators of a few microseconds are not drowned by the fixed cost. And every copy has its own weights,
-as many as the network streams through the caches between two uses of a weight (`rotation_copies`): an operator looped
-on one set of weights finds them in the nearest cache, which inside ResNet-50 it does not, and late layers would come
-out 20-30 % too fast. The first operator of a network writes where nothing has been since the last inference, so its
-copies have their own outputs.
+as many as the network streams through the caches between two uses of a weight (`rotation_copies`), up to a few MiB;
+what weights from further away cost is added (`lut.measure.cold`). An operator looped on one set of weights finds them
+in the nearest cache, which inside ResNet-50 it does not, and late layers would come out 20-30 % too fast. The first
+operator of a network writes where nothing has been since the last inference, so its copies have their own outputs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lut.entry import MOST_SAMPLES, Entries
+from lut.measure.cold import cold_us_per_byte, far_share, telling
 from lut.measure.onnx_ops import MAX_IMAGE_CHANNELS, on_vectors
 from lut.measure.pace import Pace, anchors, by_round, moved
 from lut.measure.runtime import Run, Runtime
@@ -35,7 +36,7 @@ MIN_GRAPH_S = 60e-6
 """At least as many copies as run in this time, so that the fixed cost of a run (about 2 us) is a small correction."""
 MAX_COPIES = 64
 MAX_ROTATION_BYTES = 3 << 20
-"""More than the nearest caches hold. Whole networks read weights no slower than this many in turns are read."""
+"""More than the nearest caches hold; what weights from further away cost is added (`lut.measure.cold`)."""
 CHUNK_BYTES = 1 << 30
 LEAST_HELD_BYTES = 1 << 20
 CHUNK_SESSIONS = 256
@@ -78,6 +79,8 @@ class _Probe:
     run: Run
     rest: Run
     copies: int
+    cold_us: float
+    """What it takes longer in a network, which finds its weights further away."""
     held_bytes: int
     """Memory that no other probe shares."""
 
@@ -101,6 +104,7 @@ class Bench:
         self._again = MAX_AGAIN
         self._lab = runtime.lab(profile)
         self._fixed: list[_Probe] = []
+        self._cold_us_per_byte = cold_us_per_byte(telling(requests), self._lab, profile.threads, runtime.max_copies)
 
     def measure(self, points: Sequence[tuple[OpSignature, Point]], progress: Progress) -> Measured:
         """Return entries for all points, measured in chunks that fit in memory; `progress` counts points."""
@@ -155,22 +159,23 @@ class Bench:
         estimate_s = max(Timed(run).quick_s(), 1e-6)
         height, width = output_size(signature)
         own_bytes = operator.weight_bytes + is_first * 4 * self._profile.batch * point[1] * height * width
-        cold = min(self._copies.get(signature, 1), MAX_ROTATION_BYTES // max(own_bytes, 1))
-        copies = max(cold, round(MIN_GRAPH_S / estimate_s))
+        in_network = self._copies.get(signature, 1)
+        copies = max(min(in_network, MAX_ROTATION_BYTES // max(own_bytes, 1)), round(MIN_GRAPH_S / estimate_s))
         copies = max(1, min(copies, MAX_COPIES, self._runtime.max_copies, int(MAX_GRAPH_S / estimate_s)))
         if copies > 1:
             run = operator.run(copies, own_outputs=is_first)
         own_outputs = is_first * copies * (own_bytes - operator.weight_bytes)
         held_bytes = max(LEAST_HELD_BYTES, operator.held_bytes(copies) + own_outputs)
+        further = max(0.0, far_share(in_network * own_bytes) - far_share(copies * own_bytes))
         return _Probe(
             signature=signature, point=point, run=run, rest=operator.rest(copies), copies=copies,
-            held_bytes=held_bytes,
+            cold_us=further * operator.weight_bytes * self._cold_us_per_byte, held_bytes=held_bytes,
         )  # fmt: skip
 
 
 def _entry(probe: _Probe, timed: Timed, rest_s: float) -> Entry:
     clean_us, all_us = ((np.array(s) - rest_s) / probe.copies * 1e6 for s in (timed.clean_s(), timed.seconds))
     # An operator that the clock cannot tell from nothing still has an entry above zero.
-    p50, p90 = np.maximum(np.percentile(clean_us, (50, 90)), 1e-3)
-    samples = tuple(np.round(all_us[:MOST_SAMPLES], 3).tolist())
+    p50, p90 = np.maximum(np.percentile(clean_us, (50, 90)), 1e-3) + probe.cold_us
+    samples = tuple(np.round(all_us[:MOST_SAMPLES] + probe.cold_us, 3).tolist())
     return Entry(p50_us=float(p50), p90_us=float(p90), num_samples=len(clean_us), samples_us=samples)

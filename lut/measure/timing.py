@@ -11,6 +11,8 @@ import numpy as np
 STABLE = 0.02
 """Warm-up ends when runs in a row are no more than this faster than the fastest before them."""
 MAX_WARMUP_RUNS = 40
+WARMED_S = 0.01
+"""What runs longer than this finds nothing in the caches of what its own previous run left there."""
 MIN_CLEAN = 5
 """Fewer undisturbed samples than this are not trusted alone: then all samples count."""
 _EXTRA = 3
@@ -153,9 +155,9 @@ def interleave(
     """Sample all of `timed`, round after round: at least `min_runs` runs and about `slice_s` seconds of each in every
     round.
 
-    The order turns by one place a round, so that nothing always follows the same neighbour. What runs below a
-    millisecond gets an untimed run before each slice, because its neighbour leaves it cold caches that its own
-    previous run would not have left.
+    The order turns by one place a round, so that nothing always follows the same neighbour. What runs shorter than
+    `WARMED_S` gets an untimed run before each slice, because its neighbour leaves it cold caches that its own previous
+    run would not have left.
     """
     estimates = [one.settled_s(num_alike=2) for one in timed]
     plan = [
@@ -168,7 +170,7 @@ def interleave(
         for number in range(rounds):
             first = number % max(1, len(plan))
             for one, num_runs, estimate in plan[first:] + plan[:first]:
-                one.sample(num_runs, num_warmup=1 if estimate < 1e-3 else 0)
+                one.sample(num_runs, num_warmup=1 if estimate < WARMED_S else 0)
             on_round(number + 1)
     finally:
         if collecting:

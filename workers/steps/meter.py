@@ -111,19 +111,25 @@ class Elsewhere:
     ) -> LatencyTable:
         """As `Meter` says."""
         runs = runtime(self.profile.runtime).runs
-        wanted = [one for one in known.missing(merge_requests(requests)) if runs(one.signature)]
-        if not wanted:
+        asked = [one for one in merge_requests(requests) if runs(one.signature)]
+        if not known.missing(asked):
             return known
-        entries = {one.signature: known.entries[one.signature] for one in wanted if one.signature in known.entries}
+        # All of the network, not what is missing alone: it tells how far away an operator finds its weights.
+        entries = {
+            one.signature: {
+                point: replace(entry, samples_us=()) for point, entry in known.entries.get(one.signature, {}).items()
+            }
+            for one in asked
+        }
         part = replace(known, entries=entries, seconds=0.0, scale=1.0, offset_us=0.0)
-        payload = {"requests": [asdict(one) for one in wanted], "known": part.to_json()}
+        payload = {"requests": [asdict(one) for one in asked], "known": part.to_json()}
         try:
             fresh = LatencyTable.from_json(self._ask("table", payload, span=span))
             table = known.merge(fresh)
         except ValueError as error:
             raise StepProblem("measurement_failed", f"What {self.device} measured is no table: {error}.") from error
-        if missing := table.missing(wanted):
-            detail = f"{self.device} measured all but {len(missing)} of the {len(wanted)} operators it was asked for."
+        if missing := table.missing(asked):
+            detail = f"{self.device} measured all but {len(missing)} of the {len(asked)} operators it was asked for."
             raise StepProblem("measurement_failed", detail)
         return table
 

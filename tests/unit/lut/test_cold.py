@@ -1,0 +1,65 @@
+"""What weights cost from far is told by operators that rotate through few of them and through many."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from lut.measure.cold import COLD_BYTES, WARM_BYTES, cold_us_per_byte, far_share, telling
+from lut.measure.runtime import Operator, Run
+from lut.request import GridRequest, num_weights
+from lut.signature import OpSignature
+
+NEAR_US_PER_MB, FAR_US_PER_MB = 20.0, 70.0
+LATE = OpSignature(kind="conv", height=7, width=7, kernel=(3, 3), padding=(1, 1))
+EARLY = replace(LATE, height=56, width=56)
+COUNTS = tuple(range(16, 513, 16))
+
+
+@dataclass(frozen=True)
+class Device:
+    """A lab whose operators take as long as their weights take to arrive, by a clock of its own."""
+
+    def operator(self, signature: OpSignature, c_in: int, c_out: int) -> Operator:
+        return Streamed(4 * num_weights(signature, c_in, c_out))
+
+    def clear(self) -> None:
+        """It shares nothing."""
+
+
+@dataclass(frozen=True)
+class Streamed:
+    weight_bytes: int
+
+    def held_bytes(self, copies: int) -> int:
+        return copies * self.weight_bytes
+
+    def run(self, copies: int, *, own_outputs: bool) -> Run:
+        through = copies * self.weight_bytes
+        far = far_share(through)
+        return lambda: through / 1e12 * ((1 - far) * NEAR_US_PER_MB + far * FAR_US_PER_MB)
+
+    def rest(self, copies: int) -> Run:
+        return lambda: 0.0
+
+
+def test_the_share_that_is_far_grows_from_none_to_all() -> None:
+    shares = [far_share(volume) for volume in (0, WARM_BYTES, 2 * WARM_BYTES, COLD_BYTES // 2, COLD_BYTES, 10**12)]
+    assert shares == sorted(shares) and shares[:2] == [0, 0] and shares[-2:] == [1, 1]
+    assert 0 < shares[2] < shares[3] < 1
+
+
+def test_late_layers_tell_and_linear_or_narrow_ones_do_not() -> None:
+    linear = OpSignature(kind="linear", height=1, width=1)
+    masked = replace(LATE, pattern="32x1@1/2")
+    narrow = replace(LATE, height=14, width=14)
+    requests = [GridRequest(signature=one, c_ins=COUNTS, c_outs=COUNTS) for one in (EARLY, linear, masked, LATE)]
+    requests.append(GridRequest(signature=narrow, c_ins=(16,), c_outs=(16,)))
+    assert [signature for signature, _ in telling(requests)] == [LATE, EARLY]
+    assert telling(requests[1:3]) == []
+
+
+def test_what_a_byte_costs_from_far_is_found() -> None:
+    points = telling([GridRequest(signature=LATE, c_ins=COUNTS, c_outs=COUNTS)])
+    assert cold_us_per_byte(points, Device(), 1, 64) * 1e6 == pytest.approx(FAR_US_PER_MB - NEAR_US_PER_MB)
+    assert cold_us_per_byte(points, Device(), 1, 1) == 0.0  # a runtime that cannot rotate tells nothing
+    assert cold_us_per_byte([], Device(), 1, 64) == 0.0

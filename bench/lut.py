@@ -29,7 +29,7 @@ from lut.measure.networks import measure_models
 from lut.measure.runtime import FILES, Program, RuntimeAbsent, runtime
 from lut.measure.tables import measure_step, measure_table
 from lut.table import LatencyTable
-from pruning.calibration import LOADS, NUM_NETWORKS, Turns, calibrated, in_turns
+from pruning.calibration import NUM_NETWORKS, Turns, calibrated, in_turns
 from pruning.network import Network
 from pruning.onnx_export import write
 from pruning.program import program
@@ -67,7 +67,7 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         tables["full"], _ = _measured(case, options.tables, full=True)
         yield {"kind": "table", "table": "full", "num_points_full_grid": points, **_figures(tables["full"])}
     train = [case.itself(), *variants(case, table, masked=False, num=NUM_NETWORKS, seed=options.seed)]
-    fitted = _timed(case, train[1:], options.seconds)
+    fitted = _timed(case, train[1:], options)
     truth = [fitted.dense_us, *fitted.measured_us]
     trusted = {name: calibrated(one, [case.sum_us(one, t) for t in train], truth) for name, one in tables.items()}
     own = trusted["adaptive"]
@@ -77,7 +77,7 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         *plans(case, own, options.plans, options.seed),
     ]
     macs = fit([one.macs for one in train], truth)
-    turns = _timed(case, judged, options.seconds)
+    turns = _timed(case, judged, options)
     drift = fitted.dense_us / turns.dense_us
     for one, measured_us in zip(judged, turns.measured_us, strict=True):
         told = {
@@ -121,12 +121,13 @@ def _figures(table: LatencyTable) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _timed(case: Case, networks: Sequence[Judged], seconds: float) -> Turns:
+def _timed(case: Case, networks: Sequence[Judged], options: argparse.Namespace) -> Turns:
     def made(network: Network) -> Program:
         return program(network, write(network, case.profile.batch))
 
-    measure = partial(measure_models, profile=case.profile, min_seconds=seconds / LOADS, min_runs=1)
-    return in_turns(measure, made(case.network), (made(one.network) for one in networks))
+    seconds = options.seconds / options.loads
+    measure = partial(measure_models, profile=case.profile, min_seconds=seconds, rounds=5, min_runs=1)
+    return in_turns(measure, made(case.network), (made(one.network) for one in networks), options.loads)
 
 
 def _row(one: Judged, predictor: str, predicted_ms: float, measured_ms: float) -> dict[str, Any]:
@@ -175,6 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variants", type=int, default=16, help="random networks that each table is judged on")
     parser.add_argument("--plans", type=int, default=8, help="solver's plans that each table is judged on")
     parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each network, all loads together")
+    parser.add_argument(
+        "--loads", type=int, default=4, help="times each network is loaded to be timed; the mean counts"
+    )
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="keep tables here, and use those that are here")
     parser.add_argument("--full", action="store_true", help="also measure every point of the grids")
     parser.add_argument("--seed", type=int, default=0)

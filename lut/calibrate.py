@@ -30,7 +30,8 @@ def fit(predicted_us: Sequence[float], measured_us: Sequence[float]) -> Calibrat
     Minimises the sum of |scale * p + offset - m| / m by iteratively re-weighted least squares: relative errors,
     because budgets are relative, and absolute values, because one disturbed measurement must not move the fit. With
     one network, or predictions within 25 % of each other, or a fit that no device could have (a negative scale, an
-    offset above half of the fastest network), the offset is 0 and the scale the median ratio.
+    offset below nothing or above half of the fastest network), the offset is 0 and the scale the median ratio: such
+    fits come of noise, and mislead about networks smaller than these.
 
     Parameters: `predicted_us`, `measured_us` [networks], > 0. Raises ValueError for none, different lengths, or
     values that are not positive.
@@ -43,7 +44,7 @@ def fit(predicted_us: Sequence[float], measured_us: Sequence[float]) -> Calibrat
     scale, offset = float(np.median(measured / predicted)), 0.0
     if predicted.size > 1 and predicted.max() > _MIN_SPREAD * predicted.min():
         slope, intercept = _least_absolute(predicted, measured)
-        if slope > 0 and abs(intercept) <= _MAX_OFFSET * measured.min():
+        if slope > 0 and 0 <= intercept <= _MAX_OFFSET * measured.min():
             scale, offset = slope, intercept
     residual = np.median(np.abs(scale * predicted + offset - measured) / measured)
     return Calibration(scale=scale, offset_us=offset, residual=float(residual))

@@ -27,16 +27,19 @@ class Turns:
 
 
 def in_turns(
-    measure: Callable[[Sequence[Program]], Sequence[Timing]], dense: Program, networks: Iterable[Program]
+    measure: Callable[[Sequence[Program]], Sequence[Timing]],
+    dense: Program,
+    networks: Iterable[Program],
+    num_loads: int = LOADS,
 ) -> Turns:
-    """Return the p50 latencies of networks, each timed in turns with the dense one by `measure`, as the mean over `LOADS` loads;
-    a few are held at a time.
+    """Return the p50 latencies of networks, each timed in turns with the dense one by `measure`, as the mean over loads; a few are
+    held at a time.
     """
     dense_us = 0.0
     found: list[float] = []
     waiting = iter(networks)
     while some := list(islice(waiting, IN_TURNS)):
-        loads = [measure([dense, *some]) for _ in range(LOADS)]
+        loads = [measure([dense, *some]) for _ in range(num_loads)]
         dense_us = dense_us or fmean(1e3 * base.p50_ms for base, *_ in loads)
         ratios = zip(*([timing.over(base) for timing in timings] for base, *timings in loads), strict=True)
         found += [dense_us * fmean(ratio) for ratio in ratios]

@@ -44,7 +44,7 @@ def built_us(
 
     Lowering does not compute channels that no list of a masked layer reads: what produces them is narrower than its width, and
     a layer of one block-row that is the only reader is dense, on fewer inputs (`pruning.lower.unread`). So counts are those of the
-    network as it is; where the table does not reach that far down, the fewest it holds.
+    network as it is; where the table does not reach that far down, in proportion to the fewest it holds.
 
     Args:
         operators: of the dense network.
@@ -52,11 +52,12 @@ def built_us(
         widths: by group.
         patterns: by operator.
     """
-    built = []
+    total_us = table.offset_us
     for signature, *counts in _as_built(operators, network, widths, patterns):
-        c_in, c_out = map(max, counts, table.least(signature))
-        built.append((signature, c_in, c_out))
-    return table.predict_us(built)
+        held = [max(pair) for pair in zip(counts, table.least(signature), strict=True)]
+        below = {count / most for count, most in zip(counts, held, strict=True)}
+        total_us += math.prod(below) * table.latency_us(signature, *held)
+    return total_us
 
 
 def _counted(operators: Iterable[Operator], widths: Widths, patterns: Mapping[str, Pattern]) -> Iterator[Counted]:

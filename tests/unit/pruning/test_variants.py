@@ -72,13 +72,13 @@ def test_a_pattern_costs_its_own_entry_and_the_dense_one_where_it_keeps_everythi
     assert np.isfinite(dense)
 
 
-def linear_table(requests: list[GridRequest]) -> LatencyTable:
-    """A device that takes a microsecond for every input-output pair, half of that under the pattern; from one channel up."""
+def linear_table(requests: list[GridRequest], also: tuple[int, ...] = (1,)) -> LatencyTable:
+    """A device that takes a microsecond for every input-output pair, half of that under the pattern; of what is asked `also`."""
     entries = {
         r.signature: {
             (i, o): Entry(p50_us=us, p90_us=us, num_samples=1)
-            for i in (1, *r.c_ins)
-            for o in (1, *r.c_outs)
+            for i in (*also, *r.c_ins)
+            for o in (*also, *r.c_outs)
             if not r.paired or i == o
             for us in [i * o * (0.5 if r.signature.pattern else 1.0)]
         }
@@ -106,6 +106,9 @@ def test_a_network_as_built_is_priced_by_the_channels_it_reads() -> None:
     assert built_us(costs, narrow, widths, table, {name: one_row}) == pytest.approx(slim_us), (
         "it is the narrower network"
     )
+    wide = {group: tuple(width for width in offered if width > 16) or offered for group, offered in choices.items()}
+    above = linear_table(grid_requests(costs, wide, patterns={name: [one_row]}), also=())
+    assert built_us(costs, narrow, widths, above, {name: one_row}) == pytest.approx(slim_us), "in proportion"
     rows = torch.zeros(shape, dtype=torch.bool)
     for row in range(0, shape[0], 8):
         rows[row : row + 8, row // 8 :: 2] = True

@@ -23,7 +23,7 @@ LEAST_WEIGHTS = 1 << 18
 MOST_WEIGHTS = 3 << 18
 """An operator tells of which a copy is warm and a few tens are cold."""
 NUM_TELLING = 5
-ROUNDS = 5
+ROUNDS = 3
 RUNS = 3
 MAX_RUN_S = 0.05
 

@@ -65,7 +65,7 @@ class Case:
     modules: Mapping[str, str]
     """`pruning.patterns.tables.maskable` of it."""
     profile: DeviceProfile
-    patterns: tuple[Pattern, ...] = PATTERNS
+    patterns: tuple[Pattern, ...]
 
     def itself(self) -> Judged:
         """Return the dense network."""
@@ -77,15 +77,16 @@ class Case:
         return built_us(self.costs, one.network, one.widths, table, one.patterns)
 
 
-def case(name: str, profile: DeviceProfile) -> Case:
+def case(name: str, profile: DeviceProfile, patterns: tuple[Pattern, ...] = PATTERNS) -> Case:
     """Return the network of this name at 224 pixels, weights drawn from seed 0."""
     torch.manual_seed(0)
     network = trace(architecture(name, 1000), (3, SIZE, SIZE))
     groups = coupling_groups(network)
     costs = operators(network, groups)
     return Case(
-        name=name, network=network, groups=groups, costs=costs, modules=maskable(network, costs), profile=profile
-    )
+        name=name, network=network, groups=groups, costs=costs, modules=maskable(network, costs), profile=profile,
+        patterns=patterns,
+    )  # fmt: skip
 
 
 def variants(case: Case, table: LatencyTable, *, masked: bool, num: int, seed: int) -> Iterator[Judged]:

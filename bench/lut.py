@@ -23,11 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from bench._judged import Case, Judged, case, plans, variants
+from bench._judged import PATTERNS, Case, Judged, case, plans, variants
 from lut.calibrate import fit
 from lut.measure.networks import measure_models
 from lut.measure.runtime import FILES, Program, RuntimeAbsent, runtime
 from lut.measure.tables import measure_step, measure_table
+from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.calibration import NUM_NETWORKS, Turns, calibrated, in_turns
 from pruning.network import Network
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     for name, kind, batch, threads in product(options.networks, options.runtimes, options.batches, options.threads):
         where = {"network": name, "runtime": kind, "threads": threads, "batch": batch}
         try:
-            rows = [where | row for row in judge(case(name, runtime(kind).profile(threads, batch)), options)]
+            one = case(name, runtime(kind).profile(threads, batch), tuple(options.patterns))
+            rows = [where | row for row in judge(one, options)]
         except RuntimeAbsent as absent:
             rows = [where | {"kind": "table", "num_measurements": None, "reason": str(absent)}]
         for line in map(json.dumps, rows) if options.json else _lines(rows):
@@ -173,6 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runtimes", nargs="+", choices=list(FILES), default=["onnxruntime", "torch_eager"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument(
+        "--patterns", nargs="+", type=Pattern.parse, default=list(PATTERNS), help="what masks may be of"
+    )
     parser.add_argument("--variants", type=int, default=16, help="random networks that each table is judged on")
     parser.add_argument("--plans", type=int, default=8, help="solver's plans that each table is judged on")
     parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each network, all loads together")

@@ -49,14 +49,19 @@ def context(folder: Path, answer: Mapping[str, Any], asked: list[Mapping[str, An
     )  # fmt: skip
 
 
-def test_only_what_is_missing_is_asked_for_and_what_is_known_stays(tmp_path: Path) -> None:
+def test_an_agent_is_told_of_the_whole_network_and_of_what_is_known_of_it(tmp_path: Path) -> None:
     known = replace(table(conv={(3, 8): entry(5), (3, 16): entry(9)}), seconds=3.0)
     fresh = replace(table(pool={(8, 8): entry(2)}), seconds=1.0)
     asked: list[Mapping[str, Any]] = []
     found = meter(context(tmp_path, {"table": fresh.to_json()}, asked), PROFILE, "jetson").table(REQUESTS, known)
     (question,) = asked
     assert (question["kind"], question["device"], question["profile"]) == ("table", "jetson", asdict(PROFILE))
-    assert [one["signature"]["kind"] for one in question["payload"]["requests"]] == ["max_pool"]
+    assert [one["signature"]["kind"] for one in question["payload"]["requests"]] == ["conv", "max_pool"]
+    told = LatencyTable.from_json(question["payload"]["known"])
+    assert told.entries == {
+        signature: {point: replace(one, samples_us=()) for point, one in points.items()}
+        for signature, points in known.entries.items()
+    }
     assert found.entries == {**known.entries, **fresh.entries} and found.seconds == 4.0
     assert meter(context(tmp_path, {}, asked), PROFILE, "jetson").table(REQUESTS, found) is found and len(asked) == 1
 

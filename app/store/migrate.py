@@ -28,6 +28,8 @@ def migrate_tables(url: str) -> None:
         try:
             with engine.begin() as connection:
                 if connection.dialect.name == "postgresql":
+                    # It is silent while it reads migrations, on a busy machine for long.
+                    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
                 command.upgrade(_configuration(connection), "head")
         finally:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.migrate import migrate
 from app.settings import Settings
+from app.store import sessions
 from app.store.base import Base
 from app.store.migrate import _configuration, is_current, migrate_tables
 from app.store.models import DEFAULT_PROJECT, PruneJobRow
@@ -30,6 +31,18 @@ def test_migrations_make_exactly_the_tables_of_the_models(empty_url: str) -> Non
         assert is_current(connection)
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
+    engine.dispose()
+
+
+@pytest.mark.postgres
+def test_a_migration_may_be_silent_for_longer_than_other_transactions(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "IDLE_TRANSACTION_TIMEOUT_S", 0.02)
+    migrate_tables(postgres_url)
+    engine = make_engine(postgres_url)
+    with engine.connect() as connection:
+        assert is_current(connection)
     engine.dispose()
 
 

@@ -3,7 +3,9 @@
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -38,7 +40,14 @@ def test_migrations_make_exactly_the_tables_of_the_models(empty_url: str) -> Non
 def test_a_migration_may_be_silent_for_longer_than_other_transactions(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "IDLE_TRANSACTION_TIMEOUT_S", 0.02)
+    upgrade = command.upgrade
+
+    def read_slowly(*arguments: Any) -> None:
+        time.sleep(1.0)
+        upgrade(*arguments)
+
+    monkeypatch.setattr(sessions, "IDLE_TRANSACTION_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(command, "upgrade", read_slowly)
     migrate_tables(postgres_url)
     engine = make_engine(postgres_url)
     with engine.connect() as connection:

@@ -99,6 +99,7 @@ class Pieces:
     def __init__(self, values: Mapping[tuple[int, int], float], cut: Cut) -> None:
         """Take `values` as `Surface` does."""
         self.axes = (frozenset(i for i, _ in values), frozenset(o for _, o in values))
+        self._values = dict(values)
         self._cut = cut
         self._surfaces: dict[Hashable, Surface] = {}
         ins, outs = map(sorted, self.axes)
@@ -114,6 +115,12 @@ class Pieces:
             if piece in self._surfaces:
                 result[np.ix_(rows, columns)] = self._surfaces[piece].grid(c_ins[rows], c_outs[columns])
         return result
+
+    def filled(self, values: np.ndarray, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
+        """Return `values` [len(c_ins), len(c_outs)] with a guess for NaN: what points of whatever pieces around it say."""
+        if not np.isnan(values).any():
+            return values
+        return np.where(np.isnan(values), Surface(self._values).grid(np.asarray(c_ins), np.asarray(c_outs)), values)
 
 
 def _cells(values: Mapping[tuple[int, int], float]) -> list[tuple[int, int, int, int]]:

@@ -84,9 +84,9 @@ class LatencyTable:
     def latency_us(self, signature: OpSignature, c_in: int, c_out: int) -> float:
         """Return the calibrated p50 at one point: measured, or bilinear between measured points.
 
-        A channel count at which nothing was measured and that lies on a stair counts as the end of that stair, where
-        that is covered: the device computes the channels up to it anyway. Raises LutMiss when the signature is absent
-        or the point lies outside what was measured.
+        A channel count at which nothing was measured and that lies on a stair counts as the end of that stair, where that is
+        covered: the device computes the channels up to it anyway. Of a masked layer, points of the same piece count
+        (`lut.pieces`), others only where there are none. Raises LutMiss for what was not measured, nor anything around it.
         """
         return float(self.grid_us(signature, [c_in], [c_out])[0, 0])
 
@@ -108,7 +108,7 @@ class LatencyTable:
         own = surface.grid(np.asarray(c_ins), np.asarray(c_outs))
         at_ends = surface.grid(*map(self._stair_ends, (c_ins, c_outs), surface.axes))
         if isinstance(surface, Pieces):
-            return self.scale * np.where(np.isnan(own), at_ends, own)
+            return self.scale * surface.filled(np.where(np.isnan(own), at_ends, own), c_ins, c_outs)
         values = np.where(np.isnan(own + at_ends), own, at_ends)
         if self.coarse and np.isnan(values).any():
             values = np.where(np.isnan(values), surface.at_least(c_ins, c_outs), values)

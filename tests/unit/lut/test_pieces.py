@@ -9,7 +9,7 @@ from lut.entry import Entry
 from lut.pattern import Pattern
 from lut.pieces import cut_of
 from lut.profile import DeviceProfile
-from lut.request import fan_in_groups
+from lut.request import GridRequest, fan_in_groups
 from lut.signature import OpSignature
 from lut.table import LatencyTable
 
@@ -54,7 +54,11 @@ def test_a_width_whose_piece_was_not_measured_counts_as_the_end_of_its_stair() -
     table = LatencyTable(profile=PROFILE, entries={signature: entries}, step=16)
     assert table.latency_us(signature, 64, 128) == pytest.approx(64 + 128)
     assert table.latency_us(signature, 64, 127) == pytest.approx(64 + 128)
-    assert np.isnan(table.covered_us(signature, [48], [128])).all()  # lists of 24: whole stairs tell nothing of them
+    # Lists of 24: nothing was measured of such, so whole stairs have to do; but they are asked for.
+    assert table.latency_us(signature, 48, 128) == pytest.approx(48 + 128)
+    assert np.isnan(table.covered_us(signature, [16], [128])).all()
+    asked = GridRequest(signature=signature, c_ins=(48,), c_outs=(128,))
+    assert table.missing([asked, replace(asked, c_ins=(64,))]) == [asked]
 
 
 def test_what_is_no_grouped_convolution_is_one_piece() -> None:

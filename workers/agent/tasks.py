@@ -42,9 +42,8 @@ def measure(task: Measurement, files: Mapping[str, Path], say: Say, keep: Keep) 
     match task.kind:
         case "networks":
             networks = [files[sha256] for sha256 in task.files]
-            timings = measure_models(
-                networks, profile, min_seconds=task.payload["min_seconds"], progress=lambda part: say(part, None)
-            )
+            wanted = {name: task.payload[name] for name in ("min_seconds", "min_runs") if name in task.payload}
+            timings = measure_models(networks, profile, **wanted, progress=lambda part: say(part, None))
             return {"networks": [asdict(one) for one in timings]}
         case "step":
             return {"step": measure_step(profile, _requests(task), lambda done, total: say(done / total, None))}

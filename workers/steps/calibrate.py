@@ -15,7 +15,7 @@ from workers.context import StepContext
 from workers.steps.targets import Target, dense_program
 
 SHARE = 0.2
-"""Of the least time that a network of the search is run; a slow one runs thirty times anyway."""
+"""Of the least time, and of the runs, that a network of the search gets."""
 
 
 def calibrate(

@@ -17,6 +17,9 @@ from lut.request import GridRequest, merge_requests
 from lut.table import LatencyTable
 from workers.context import StepContext, StepProblem
 
+MIN_RUNS = 3
+"""Of a network in each round, at its full share."""
+
 
 class Meter(Protocol):
     """What the steps have measured; all as `lut.measure` does it."""
@@ -57,7 +60,7 @@ class Here:
 
     def networks(self, networks: Sequence[Program], *, share: float = 1.0) -> list[Timing]:
         """As `Meter` says."""
-        return measure_models(networks, self.profile, min_seconds=share * self.seconds)
+        return measure_models(networks, self.profile, min_seconds=share * self.seconds, min_runs=_min_runs(share))
 
     def step(self, requests: Iterable[GridRequest]) -> int:
         """As `Meter` says."""
@@ -88,7 +91,7 @@ class Elsewhere:
 
     def networks(self, networks: Sequence[Program], *, share: float = 1.0) -> list[Timing]:
         """As `Meter` says."""
-        payload = {"min_seconds": share * self.seconds}
+        payload = {"min_seconds": share * self.seconds, "min_runs": _min_runs(share)}
         found = self._ask("networks", payload, files=[self._file(one) for one in networks])
         return [
             Timing(**{**one, **{name: tuple(one.get(name, ())) for name in ("samples_ms", "rounds_ms")}})
@@ -147,3 +150,8 @@ class Elsewhere:
             path = self.context.path(f"asked-{path.name}")
             shutil.copyfile(program.onnx, path)
         return path.resolve().relative_to(self.context.workdir.resolve()).as_posix()
+
+
+def _min_runs(share: float) -> int:
+    """Return how often a network is run in a round at least: a slow one takes no longer than its share either."""
+    return max(1, round(MIN_RUNS * share))

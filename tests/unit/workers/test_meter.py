@@ -82,7 +82,7 @@ def test_networks_are_named_by_files_of_the_step(tmp_path: Path) -> None:
     here = context(inside.parent, {"networks": [asdict(TIMING)] * 2}, asked)
     found = meter(here, PROFILE, "jetson").networks([Program(onnx=inside), Program(onnx=outside)], share=2.0)
     assert found == [TIMING, TIMING]
-    assert asked[0]["payload"] == {"min_seconds": 2.0}
+    assert asked[0]["payload"] == {"min_seconds": 2.0, "min_runs": 6}
     assert [(inside.parent / name).read_bytes() for name in asked[0]["networks"]] == [b"a", b"b"]
 
 

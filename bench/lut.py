@@ -2,7 +2,8 @@
 table can be trusted.
 
 For each network, runtime, batch and number of threads a table is measured as a job measures it, calibrated on a few random
-slimmed networks and the dense one, and judged on others: random variants (`slimmed`, `masked`), and plans that the
+slimmed networks and the dense one (each loaded `--loads` times; a job loads them twice),
+and judged on others: random variants (`slimmed`, `masked`), and plans that the
 solver chose against that very table (`plan`), which lean on the entries that are too good to be true. Every network is timed
 in turns with the dense one, so that drift cancels. Predictors: `secateur`, the calibrated table (for a plan: the latency the
 solver gave it); `built`, the table over the operators of the lowered network; `sum`, that without calibration; `macs`, a line

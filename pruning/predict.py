@@ -55,8 +55,10 @@ def built_us(
     total_us = table.offset_us
     for signature, *counts in _as_built(operators, network, widths, patterns):
         held = [max(pair) for pair in zip(counts, table.least(signature), strict=True)]
-        below = {count / most for count, most in zip(counts, held, strict=True)}
-        total_us += math.prod(below) * table.latency_us(signature, *held)
+        shares = [count / most for count, most in zip(counts, held, strict=True)]
+        # Only weights grow with both sides; what keeps its channels grows with their number.
+        share = math.prod(shares) if signature.kind in ("conv", "linear") else shares[1]
+        total_us += share * table.latency_us(signature, *held)
     return total_us
 
 

@@ -1,11 +1,14 @@
 """What weights cost from far is told by operators that rotate through few of them and through many."""
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import pytest
 
+from lut.measure.bench import Bench
 from lut.measure.cold import COLD_BYTES, WARM_BYTES, cold_us_per_byte, far_share, telling
-from lut.measure.runtime import Operator, Run
+from lut.measure.runtime import Operator, Run, Runtime
+from lut.profile import DeviceProfile
 from lut.request import GridRequest, num_weights
 from lut.signature import OpSignature
 
@@ -63,3 +66,26 @@ def test_what_a_byte_costs_from_far_is_found() -> None:
     assert cold_us_per_byte(points, Device(), 1, 64) * 1e6 == pytest.approx(FAR_US_PER_MB - NEAR_US_PER_MB)
     assert cold_us_per_byte(points, Device(), 1, 1) == 0.0  # a runtime that cannot rotate tells nothing
     assert cold_us_per_byte([], Device(), 1, 64) == 0.0
+
+
+def test_an_entry_costs_what_it_does_in_a_network_of_its_size() -> None:
+    requests = [GridRequest(signature=LATE, c_ins=COUNTS, c_outs=COUNTS, count=3)]
+    (_, wide), (_, narrow) = points = [(LATE, (512, 512)), (LATE, (96, 96))]
+    profile = DeviceProfile(hardware="box", runtime="own clock", runtime_version="1", threads=1, batch=1)
+    bench = Bench(cast(Runtime, OwnClock()), profile, requests, {})
+    entries = bench.measure(points, lambda done, total: None)[LATE]
+    for pair in (wide, narrow):
+        own = 4 * num_weights(LATE, *pair)
+        far = far_share(3 * own)
+        us = own / 1e6 * ((1 - far) * NEAR_US_PER_MB + far * FAR_US_PER_MB)
+        assert entries[pair].p50_us == pytest.approx(us, rel=1e-3)
+    assert far_share(3 * 4 * num_weights(LATE, *wide)) > 0 == far_share(3 * 4 * num_weights(LATE, *narrow))
+
+
+class OwnClock:
+    """A runtime of that device."""
+
+    max_copies = 64
+
+    def lab(self, profile: DeviceProfile) -> Device:
+        return Device()

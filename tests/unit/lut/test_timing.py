@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lut.measure.timing import Timed, Timing, interleave, relative_scatter
+from lut.measure.timing import WARMED_S, Timed, Timing, interleave, relative_scatter
 
 
 def test_every_round_gives_everybody_a_turn_in_turning_order() -> None:
@@ -61,6 +61,21 @@ def test_scatter_ignores_outliers() -> None:
     assert relative_scatter([1.0] * 9 + [50.0]) == 0.0
     normal = np.random.default_rng(0).normal(100.0, 3.0, 5000)
     assert relative_scatter(list(normal)) == pytest.approx(0.03, rel=0.1)
+
+
+@pytest.mark.parametrize(("takes_s", "num_warmup"), [(0.9 * WARMED_S, 1), (1.1 * WARMED_S, 0)])
+def test_what_is_short_is_warmed_before_each_slice(takes_s: float, num_warmup: int) -> None:
+    runs = []
+
+    def run() -> float:
+        runs.append(takes_s)
+        return takes_s
+
+    one = Timed(run)
+    interleave([one], rounds=0, slice_s=0.0, min_runs=1)
+    num_settled = len(runs)
+    interleave([one], rounds=4, slice_s=0.0, min_runs=1)
+    assert len(runs) == 2 * num_settled + 4 * (1 + num_warmup) and len(one.seconds) == 4
 
 
 def test_networks_in_turns_are_compared_round_by_round() -> None:

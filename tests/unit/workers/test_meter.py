@@ -31,7 +31,7 @@ TIMING = Timing(
 
 
 def entry(us: float) -> Entry:
-    return Entry(p50_us=us, p90_us=us, num_samples=9)
+    return Entry(p50_us=us, p90_us=us, num_samples=9, samples_us=(us, us))
 
 
 def table(**entries: dict[tuple[int, int], Entry]) -> LatencyTable:

@@ -30,17 +30,20 @@ class Silences:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[datetime, float]] = {}
         """Each worker's last beat, and when it was seen first."""
+        self._asked_at = time.monotonic()
 
     def longer_than(self, timeout_s: float, beats: Mapping[str, datetime]) -> dict[str, datetime]:
-        """Of these last beats, those that have been the same for as long, however often this was asked meanwhile."""
+        """Of these last beats, those that have been the same for as long, however often this was asked meanwhile.
+
+        Begins anew after a gap of its own (database away, process frozen): others had no chance to beat either.
+        """
         now = time.monotonic()
+        if now - self._asked_at > timeout_s / 2:
+            self._seen.clear()
+        self._asked_at = now
         known = {worker: since for worker, (beat, since) in self._seen.items() if beats.get(worker) == beat}
         self._seen = {worker: (beat, known.get(worker, now)) for worker, beat in beats.items()}
         return {worker: beat for worker, (beat, since) in self._seen.items() if now - since >= timeout_s}
-
-    def forget(self) -> None:
-        """Begin anew: for a time nobody could be heard."""
-        self._seen.clear()
 
 
 class Heartbeat(threading.Thread):
@@ -64,7 +67,7 @@ class Heartbeat(threading.Thread):
     ) -> None:
         """`on_lost` is told why this worker may go on no longer: it was declared dead, or heard nothing for `cut_off_s`."""
         super().__init__(name="heartbeat", daemon=True)
-        self._database = _impatient(url, timeout_s / 3)
+        self._database = _impatient(url, every_s / 2)
         self._reaper = reaper
         self._end_process = end_process
         self._worker_id = worker_id
@@ -75,7 +78,6 @@ class Heartbeat(threading.Thread):
         self._leaving = threading.Event()
         self._num_heard = 0
         self._silences, self._frozen = Silences(), Silences()
-        self._cared_at = time.monotonic()
         self._looked_at = time.monotonic()
 
     def run(self) -> None:
@@ -90,8 +92,8 @@ class Heartbeat(threading.Thread):
                 log.warning("heartbeat failed", action="heartbeat", error=str(error.orig))
                 if not is_away(error):
                     self._num_heard += 1
-                with contextlib.suppress(DBAPIError):
-                    self._end_frozen()
+            with contextlib.suppress(DBAPIError):
+                self._end_frozen()
         caring.join(self._timeout_s)
         self._database.close()
 
@@ -114,11 +116,16 @@ class Heartbeat(threading.Thread):
                 self._on_lost(f"cut off from the database for {self._cut_off_s:g} s")
 
     def _end_frozen(self) -> None:
-        """Kill frozen workers of this machine: on SQLite one that was stopped inside a transaction stops everybody."""
+        """Kill frozen workers of this machine: on SQLite one that was stopped inside a transaction stops everybody.
+
+        Asked at every beat, since nobody can write, and so none of the living beat either, until it is done.
+        """
         with self._database.read() as session:
             silent = self._frozen.longer_than(self._timeout_s, Workers(session).beats())
-        for worker_id in silent:
-            self._end_process(worker_id, only_stopped=True)
+        killed = {one: beat for one, beat in silent.items() if self._end_process(one, only_stopped=True)}
+        if killed:
+            with self._database.write() as session:
+                Workers(session).declare_dead(killed)
 
     def _beat(self) -> None:
         with self._database.write() as session:
@@ -137,11 +144,6 @@ class Heartbeat(threading.Thread):
 
     def _look_after_others(self) -> None:
         self._reaper.release()
-        now = time.monotonic()
-        if now - self._cared_at > self._timeout_s / 2:
-            # After a gap of our own (database away, machine asleep) others had no chance to beat either: wait for them.
-            self._silences.forget()
-        self._cared_at = now
         with self._database.read() as session:
             beats = Workers(session).beats()
             beats.pop(self._worker_id, None)
@@ -152,8 +154,8 @@ class Heartbeat(threading.Thread):
                 dead |= set(Workers(session).declare_dead(silent))
         if dead:
             self._reaper.reap(sorted(dead))
-        if now - self._looked_at >= self._timeout_s:
-            self._looked_at = now
+        if time.monotonic() - self._looked_at >= self._timeout_s:
+            self._looked_at = time.monotonic()
             self._reaper.rescue()
             self._reaper.recall()
             self._reaper.reconcile()

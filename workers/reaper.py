@@ -67,8 +67,8 @@ class Queues(Protocol):
 class EndProcess(Protocol):
     """Kills the process of a worker when it runs on this machine and is not ourselves."""
 
-    def __call__(self, worker_id: str, *, only_stopped: bool) -> None:
-        """`only_stopped`: only if the process is frozen (SIGSTOP)."""
+    def __call__(self, worker_id: str, *, only_stopped: bool) -> bool:
+        """Return whether it was killed; `only_stopped`: only if the process is frozen (SIGSTOP)."""
         ...
 
 

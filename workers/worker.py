@@ -151,11 +151,12 @@ class _Worker:
             device_id=self._device_class, inspect_timeout_s=settings.inspect_timeout_s, log_level=settings.log_level,
         )  # fmt: skip
 
-    def _end_process(self, worker_id: str, *, only_stopped: bool) -> None:
+    def _end_process(self, worker_id: str, *, only_stopped: bool) -> bool:
         slot, _, _ = worker_id.rpartition(":")
         host, _, number = slot.rpartition("/")
-        if host == socket.gethostname() and slot != self._slot:
-            self.slots.end_holder(int(number), worker_id, only_stopped=only_stopped)
+        if host != socket.gethostname() or slot == self._slot:
+            return False
+        return self.slots.end_holder(int(number), worker_id, only_stopped=only_stopped)
 
     def _lost(self, reason: str) -> NoReturn:
         """Stop at once: the work is in other hands by now. The children die with this process."""

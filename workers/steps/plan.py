@@ -38,7 +38,7 @@ class How:
     bench: Workbench
     saliency: Saliency
     thorough: bool = False
-    """Whether every candidate is measured twice, as a plan wants that may become the job's result."""
+    """Whether every candidate is measured twice or more, as a plan wants that may become the job's result."""
 
 
 FRONTIER_SHARE = 0.3

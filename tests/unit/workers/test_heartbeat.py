@@ -64,8 +64,9 @@ def held(workflow_id: str, executor_id: str, *, expired: bool = False) -> Runnin
     return Running(workflow_id=workflow_id, queue="device:local", executor_id=executor_id, expired=expired)
 
 
-def spare(worker_id: str, *, only_stopped: bool) -> None:
+def spare(worker_id: str, *, only_stopped: bool) -> bool:
     """End no process."""
+    return False
 
 
 def die(store: Store, slot: str, heir: str) -> list[str]:
@@ -197,10 +198,11 @@ def test_a_worker_that_cannot_reach_the_database_for_too_long_is_told_to_end() -
 def beating(store: Store, worker_id: str, queues: FakeQueues, ended: list[str] | None = None) -> Heartbeat:
     """The heartbeat of a worker, which beats when it is told to."""
 
-    def end(worker_id: str, *, only_stopped: bool) -> None:
+    def end(worker_id: str, *, only_stopped: bool) -> bool:
         assert not only_stopped
         if ended is not None:
             ended.append(worker_id)
+        return True
 
     reaper = Reaper(store.database, queues, end, max_attempts=3, release=lambda: None)
     return Heartbeat(store.url, reaper, end, worker_id, every_s=0.01, timeout_s=30, cut_off_s=30, on_lost=print)
@@ -253,12 +255,46 @@ def test_after_a_gap_of_its_own_a_worker_gives_the_others_time_to_beat(store: St
     heartbeat = beating(store, "b/0:1", FakeQueues(), ended)
     heartbeat._look_after_others()
     pass_time(heartbeat, 60)
-    heartbeat._cared_at -= 60
+    heartbeat._silences._asked_at -= 60
     heartbeat._look_after_others()
     assert ended == []
     pass_time(heartbeat, 60)
     heartbeat._look_after_others()
     assert ended == ["a/0:1"]
+
+
+def test_a_frozen_worker_that_locks_everybody_out_is_killed_after_its_silence(store: Store) -> None:
+    store.add_worker("a/0:1")
+    store.add_worker("b/0:1")
+    gone = threading.Event()
+    killed: list[tuple[str, float]] = []
+
+    def end(worker_id: str, *, only_stopped: bool) -> bool:
+        if not only_stopped or worker_id != "a/0:1":
+            return False
+        killed.append((worker_id, time.monotonic() - began))
+        gone.set()
+        return True
+
+    def freeze() -> None:  # within a transaction: on SQLite nobody else can write until it is gone
+        with store.database.write() as session:
+            assert Workers(session).heartbeat("a/0:1")
+            holds.set()
+            gone.wait(60)
+
+    holds = threading.Event()
+    frozen = threading.Thread(target=freeze)
+    frozen.start()
+    assert holds.wait(60)
+    reaper = Reaper(store.database, FakeQueues(), end, max_attempts=3, release=lambda: None)
+    heartbeat = Heartbeat(store.url, reaper, end, "b/0:1", every_s=0.2, timeout_s=2, cut_off_s=60, on_lost=print)
+    began = time.monotonic()
+    heartbeat.start()
+    assert gone.wait(60)
+    frozen.join(60)
+    heartbeat.stop()
+    worker_id, waited_s = killed[0]
+    assert worker_id == "a/0:1" and waited_s >= 2
 
 
 def test_a_worker_ends_when_it_is_cut_off_though_its_heartbeat_hangs(store: Store) -> None:

@@ -50,6 +50,7 @@ from secateur.upload_schemas import CHECKSUM, OFFSET
 log = structlog.get_logger(__name__)
 
 ROUTERS = (
+    prune_jobs.router,  # asked most, and so looked at first
     models.router,
     datasets.router,
     uploads.router,
@@ -57,7 +58,6 @@ ROUTERS = (
     luts.router,
     lut_files.router,
     lut_builds.router,
-    prune_jobs.router,
     events.router,
     events.builds,
     results.router,

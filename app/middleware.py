@@ -143,10 +143,9 @@ class LimitMiddleware:
             return
         measured = scope["path"].startswith(_MEASURED)
         max_bytes = self._settings.max_lut_bytes if measured else self._settings.max_body_bytes
-        problem = ApiProblem("body_too_large", f"The body may have {max_bytes} bytes at most.")
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
-            await problem_response(problem)(scope, receive, send)
+            await problem_response(_too_large(max_bytes))(scope, receive, send)
             return
         num_bytes = 0
 
@@ -155,13 +154,17 @@ class LimitMiddleware:
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > max_bytes:
-                raise problem
+                raise _too_large(max_bytes)
             return message
 
         await self._app(scope, counted, send)
 
     def _is_upload(self, method: str, path: str) -> bool:
         return (method == "POST" and path in self._upload_paths) or (method == "PATCH" and path.startswith(_PIECES))
+
+
+def _too_large(max_bytes: int) -> ApiProblem:
+    return ApiProblem("body_too_large", f"The body may have {max_bytes} bytes at most.")
 
 
 def is_same_origin(headers: Headers) -> bool:

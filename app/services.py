@@ -1,12 +1,13 @@
 """What the routes need, made once when the app starts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from app.auth.limits import RateLimiter
+from app.auth.recent import RecentKeys
 from app.queue import Queue
 from app.settings import Settings
 from app.store.blobs import BlobStore
@@ -17,13 +18,14 @@ from app.store.sessions import Database
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Settings, database, files, queue and rates of one running app."""
+    """Settings, database, files, queue, rates and lately used keys of one running app."""
 
     settings: Settings
     database: Database
     blobs: BlobStore
     queue: Queue
     limiter: RateLimiter
+    recent: RecentKeys = field(default_factory=RecentKeys)
 
     def drop_blobs(self, sha256s: Iterable[str]) -> int:
         """Delete those of the blobs that no row and no hold needs; returns how many went.

@@ -66,7 +66,9 @@ def revoke_key(key_id: str, who: Anybody, services: ServicesDep) -> ApiKey:
         _require_key(session, who, key_id)
         who.record(session)
         Keys(session).revoke(key_id)
-        return shown(_require_key(session, who, key_id))
+        row = _require_key(session, who, key_id)
+    services.recent.clear()
+    return shown(row)
 
 
 def shown(row: ApiKeyRow) -> ApiKey:

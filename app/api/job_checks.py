@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from app.auth.access import Access
 from app.errors import ApiProblem
 from app.store.models import DatasetRow, DeviceRow, ModelRow
-from app.store.repositories import Datasets, Devices, Jobs, Luts, Models
+from app.store.repositories import Inputs, Jobs, Luts
 from secateur.schemas import ANALYTIC, ANALYTIC_DEVICES, ErrorDetail, PruneJobCreate
 from secateur.wire import Scheduled
 
@@ -40,15 +40,17 @@ def check_job(session: Session, who: Access, spec: PruneJobCreate) -> tuple[str,
     Model and dataset stay locked against deletion until `session` commits.
     """
     faults = Faults()
-    model = Models(session).get(spec.model_id, project_id=who.sees, share=True)
+    model, dataset, device = Inputs(session).share(spec.model_id, spec.dataset_id, spec.device)
+    if model is not None and who.sees not in (None, model.project_id):
+        model = None
     if model is None:
         faults.add("unknown_model", "/model_id", f"There is no model {spec.model_id!r}.")
     # An administrator sees every project; a job is of one.
     sees = model.project_id if model else who.sees
-    dataset = Datasets(session).get(spec.dataset_id, project_id=sees, share=True)
+    if dataset is not None and sees not in (None, dataset.project_id):
+        dataset = None
     if dataset is None:
         faults.add("unknown_dataset", "/dataset_id", f"There is no dataset {spec.dataset_id!r}.")
-    device = Devices(session).get(spec.device)
     if device is None:
         faults.add(
             "unknown_device",

@@ -49,7 +49,7 @@ def get_project(project_id: str, who: Admin, services: ServicesDep) -> Project:
 
 @router.patch("/{project_id}", responses=responses("not_found", *_BODY))
 def change_project(project_id: str, who: Admin, wanted: ProjectUpdate, services: ServicesDep) -> Project:
-    """Give it another name or other limits, which count from the next request on."""
+    """Give it another name or other limits, which count within a second."""
     try:
         with services.database.write() as session:
             row = Projects(session).get(project_id, lock=True)
@@ -60,9 +60,11 @@ def change_project(project_id: str, who: Admin, wanted: ProjectUpdate, services:
                 row.limits = wanted.limits.model_dump(exclude_none=True)
             session.flush()
             who.record(session)
-            return shown_project(session, project_id)
+            shown = shown_project(session, project_id)
     except IntegrityError:
         raise _taken(str(wanted.name)) from None
+    services.recent.clear()
+    return shown
 
 
 def shown_project(session: Session, project_id: str) -> Project:

@@ -11,7 +11,7 @@ from app.api import wire
 from app.api.job_checks import check_job
 from app.api.paging import Before, Limit, to_page
 from app.api.submission import IdempotencyKey, cancel_job, require_job, retry_job, submit_once
-from app.auth.access import Access, Asker, Reader, Submitter
+from app.auth.access import Access, Asker, JobSubmitter, Reader
 from app.auth.limits import check_jobs
 from app.errors import responses
 from app.handlers import no_such_method
@@ -45,7 +45,7 @@ _SPEC_CODES = (
     responses=responses("idempotency_key_reused", "job_quota", *_SPEC_CODES),
 )
 def submit(
-    who: Submitter, spec: PruneJobCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None
+    who: JobSubmitter, spec: PruneJobCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Submit a job. The answer comes at once; Location is where to watch it."""
 
@@ -100,7 +100,7 @@ def get_job(job_id: str, who: Reader, services: ServicesDep) -> PruneJob:
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=responses("not_found", "job_ended"))
-def cancel(job_id: str, who: Submitter, services: ServicesDep) -> PruneJob:
+def cancel(job_id: str, who: JobSubmitter, services: ServicesDep) -> PruneJob:
     """Stop the job: a queued one at once, a running one as soon as its worker has. Asking twice is harmless."""
     return wire.job(cancel_job(services, who, job_id))
 
@@ -110,7 +110,7 @@ def cancel(job_id: str, who: Submitter, services: ServicesDep) -> PruneJob:
     status_code=202,
     responses=responses("not_found", "job_not_retryable", "input_deleted", "job_quota"),
 )
-def retry(job_id: str, who: Submitter, services: ServicesDep) -> PruneJob:
+def retry(job_id: str, who: JobSubmitter, services: ServicesDep) -> PruneJob:
     """Run a failed or cancelled job once more, under its id."""
     return wire.job(retry_job(services, who, job_id))
 

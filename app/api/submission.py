@@ -68,6 +68,7 @@ def _submit(
             if first is not None:
                 if first.body_sha256 != body_sha256:
                     raise ApiProblem("idempotency_key_reused", "This Idempotency-Key came with another body before.")
+                who.check(session)
                 return _accepted(first.location, first.body, replayed=True)
         row, device = make(session)
         # What the workers log of the job is found by the request that made it, and its spans belong to that trace.

@@ -17,6 +17,7 @@ from app.store.repositories import Projects
 from secateur.access_schemas import Limits
 
 JOBS_AGAIN_S = 30
+_LIMITS = tuple(Limits.model_fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ def rate_limited(allowance: Allowance) -> ApiProblem:
 def effective(settings: Settings, overrides: Mapping[str, int | None]) -> Limits:
     """The limits of a project: its own, and the service's where it has none."""
     own = {name: value for name, value in overrides.items() if value is not None}
-    return Limits.model_validate({name: own.get(name, getattr(settings, name)) for name in Limits.model_fields})
+    return Limits.model_validate({name: own.get(name, getattr(settings, name)) for name in _LIMITS})
 
 
 def check_jobs(session: Session, settings: Settings, project_id: str, *, known: Limits | None = None) -> None:

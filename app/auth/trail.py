@@ -33,11 +33,15 @@ class Trail:
     anonymous: bool = True
     written: bool = False
 
-    def record(self, session: Session, object_id: str | None = None) -> None:
-        """Write the row in the transaction that makes the change: both are there, or neither."""
+    def record(self, session: Session, object_id: str | None = None, *, while_live: bool = False) -> bool:
+        """Write the row in the transaction that makes the change: both are there, or neither.
+
+        With `while_live` only if the key still lives; returns whether it was written.
+        """
         self.object_id = object_id or self.object_id
-        self._add(session, self.success)
+        added = self._add(session, self.success, while_live=while_live)
         event.listen(session, "after_commit", self._committed, once=True)
+        return added
 
     def write(self, session: Session, status: int) -> None:
         """Write the row of a request that changed nothing, or of one that could not tell."""
@@ -48,10 +52,10 @@ class Trail:
         """True when an answer of this status still needs a row."""
         return not self.written and (self.changes or status in REFUSED)
 
-    def _add(self, session: Session, status: int) -> None:
-        Audit(session).add(
+    def _add(self, session: Session, status: int, *, while_live: bool = False) -> bool:
+        return Audit(session).add(
             action=self.action, status=status, request_id=self.request_id, address=self.address, key_id=self.key_id,
-            project_id=self.project_id, object_kind=self.object_kind, object_id=self.object_id,
+            project_id=self.project_id, object_kind=self.object_kind, object_id=self.object_id, while_live=while_live,
         )  # fmt: skip
 
     def _committed(self, session: Session) -> None:

@@ -60,6 +60,7 @@ def logout(who: Anybody, services: ServicesDep) -> Response:
         with services.database.write() as session:
             who.record(session, who.key.id)
             Keys(session).revoke(who.key.id)
+        services.recent.clear()
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return response

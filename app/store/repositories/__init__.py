@@ -9,6 +9,7 @@ from app.store.repositories.expired import Expired
 from app.store.repositories.figures import Figures
 from app.store.repositories.holds import Holds
 from app.store.repositories.idempotency import Idempotency
+from app.store.repositories.inputs import Inputs
 from app.store.repositories.jobs import Jobs
 from app.store.repositories.keys import FoundKey, Keys
 from app.store.repositories.leases import Leases
@@ -32,6 +33,7 @@ __all__ = [
     "FoundKey",
     "Holds",
     "Idempotency",
+    "Inputs",
     "Jobs",
     "Keys",
     "Leases",

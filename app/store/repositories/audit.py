@@ -3,15 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import bindparam, delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from app.store.base import database_now
-from app.store.models import AuditRow
+from app.store.models import ApiKeyRow, AuditRow
+from app.store.repositories.keys import LIVE
 from app.store.repositories.pages import RowPage, newest_first
 
 # Around the unit of work, which takes longer than the database.
-_ADD = insert(AuditRow.__table__)  # type: ignore[arg-type]
+_ADD = insert(AuditRow.__table__).returning(AuditRow.__table__.c.id)  # type: ignore[arg-type]
+_TOLD = [column for column in AuditRow.__table__.columns if column.name not in ("id", "created_at")]
+_ADD_WHILE_LIVE = _ADD.from_select(
+    _TOLD,
+    select(*(bindparam(column.name, type_=column.type) for column in _TOLD)).where(
+        exists().where(ApiKeyRow.id == bindparam("key_id", type_=ApiKeyRow.id.type), LIVE)
+    ),
+)
 FORGET_BATCH = 5000
 
 
@@ -32,8 +40,9 @@ class Audit:
         project_id: str | None = None,
         object_kind: str | None = None,
         object_id: str | None = None,
-    ) -> None:
-        """Append a row."""
+        while_live: bool = False,
+    ) -> bool:
+        """Append a row; with `while_live` only if the key lives. Returns whether it was appended."""
         values = {
             "action": action[:200],
             "status": status,
@@ -44,7 +53,7 @@ class Audit:
             "object_kind": object_kind,
             "object_id": object_id and object_id[:200],
         }
-        self._session.execute(_ADD, values)
+        return self._session.scalar(_ADD_WHILE_LIVE if while_live else _ADD, values) is not None
 
     def forget(self, max_age_s: float, *, dry_run: bool = False) -> int:
         """Delete those of the oldest `FORGET_BATCH` rows that are older than this; returns how many (would) go."""

@@ -4,8 +4,9 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session, make_transient_to_detached
+from sqlalchemy.orm.attributes import set_committed_value
 
 from app.store.base import database_now, new_id
 from app.store.models import DEFAULT_PROJECT, PruneJobRow
@@ -36,6 +37,9 @@ Running -> queued: begun anew, by other code than before.
 """
 
 ACTIVE = tuple(status for status in JobStatus if not status.ended)
+_COLUMNS = frozenset(PruneJobRow.__table__.columns.keys())
+# Around the unit of work, which takes longer than the database.
+_ADD = insert(PruneJobRow.__table__).returning(PruneJobRow.__table__.c.created_at)  # type: ignore[arg-type]
 
 
 def _new_workflow_id(job_id: str) -> str:
@@ -53,9 +57,13 @@ class Jobs:
         return self.insert(self.new(**values))
 
     def insert(self, row: PruneJobRow) -> PruneJobRow:
-        """Insert what `new` has made."""
+        """Insert what `new` has made; it belongs to the session then, defaults filled in."""
+        inserted = self._session.execute(_ADD, {name: value for name, value in vars(row).items() if name in _COLUMNS})
+        stored = dict.fromkeys(_COLUMNS) | inserted.last_inserted_params() | {"created_at": inserted.scalar_one()}  # type: ignore[attr-defined]
+        for name, value in stored.items():
+            set_committed_value(row, name, value)
+        make_transient_to_detached(row)
         self._session.add(row)
-        self._session.flush()
         Events(self._session).append(row.id, "status", {"status": JobStatus.QUEUED.value}, locked=True)
         return row
 

@@ -14,16 +14,16 @@ from app.store.repositories.pages import RowPage, newest_first
 USED_EVERY_S = 60.0
 FORGOTTEN_AFTER_S = 30 * 86400.0
 
-_live = and_(ApiKeyRow.revoked_at.is_(None), or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > database_now()))
+LIVE = and_(ApiKeyRow.revoked_at.is_(None), or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > database_now()))
 _used_lately = func.coalesce(ApiKeyRow.last_used_at >= database_now(-USED_EVERY_S), False)
 
 # Asked with every request, and so made once.
 _FIND = (
-    select(ApiKeyRow, case((_live, 1), else_=0), case((_used_lately, 1), else_=0), ProjectRow.limits)
+    select(ApiKeyRow, case((LIVE, 1), else_=0), case((_used_lately, 1), else_=0), ProjectRow.limits)
     .join(ProjectRow, ProjectRow.id == ApiKeyRow.project_id)
     .where(ApiKeyRow.prefix == bindparam("prefix"))
 )
-_IS_LIVE = select(ApiKeyRow.id).where(ApiKeyRow.id == bindparam("key_id"), _live)
+_IS_LIVE = select(ApiKeyRow.id).where(ApiKeyRow.id == bindparam("key_id"), LIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Keys:
 
     def live(self, key_ids: Collection[str]) -> set[str]:
         """Those of the keys that count."""
-        return set(self._session.scalars(select(ApiKeyRow.id).where(ApiKeyRow.id.in_(key_ids), _live)))
+        return set(self._session.scalars(select(ApiKeyRow.id).where(ApiKeyRow.id.in_(key_ids), LIVE)))
 
     def use(self, key_id: str) -> None:
         """Note that the key was used just now, unless that was noted within the last minute."""

@@ -14,11 +14,12 @@ from sqlalchemy import text as sql
 from sqlalchemy import update
 
 from app.auth import keys as auth_keys
+from app.auth import recent
 from app.auth.keys import make_first
 from app.migrate import migrate
 from app.settings import Settings
 from app.store.models import ApiKeyRow
-from app.store.repositories import Audit, Keys, Models, Projects
+from app.store.repositories import Audit, Jobs, Keys, Models, Projects
 from app.store.sessions import Database
 from secateur.access_schemas import Scope
 from tests.unit.app.access_world import AGENT, LEASE, PROFILE, World, fresh, problem, text_of, trail
@@ -188,6 +189,55 @@ def test_blobs_are_shared_and_stay_while_any_project_needs_them(world: World) ->
         _, key = world.key(side, Scope.SUBMIT)
         assert world.send(key, "DELETE", f"/v1/models/{model_id}").status_code == 204
         assert world.services.blobs.exists(blob.sha256) is left
+
+
+def test_a_key_that_another_process_ended_a_moment_ago_changes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent, "TRUSTED_S", 3600.0)
+    row, key = world.key(world.own, Scope.SUBMIT)
+    body, again = world.spec(world.own), {"Idempotency-Key": "once"}
+    job_id = world.send(key, "POST", "/v1/prune-jobs", json=body, headers=again).json()["id"]
+    assert world.services.recent.get(key)
+    with world.services.database.write() as session:
+        Keys(session).revoke(row.id)
+    for headers in ({}, again):
+        assert problem(world.send(key, "POST", "/v1/prune-jobs", json=body, headers=headers)) == (401, "key_refused")
+    assert problem(world.send(key, "POST", f"/v1/prune-jobs/{job_id}/cancel")) == (401, "key_refused")
+    assert problem(world.send(key, "DELETE", f"/v1/models/{body['model_id']}")) == (401, "key_refused")
+    with world.services.database.read() as session:
+        assert [one.id for one in Jobs(session).page(project_id=world.own.project_id).rows] == [job_id]
+        assert Jobs(session).page(project_id=world.own.project_id).rows[0].status == "queued"
+    assert [one.status for one in trail(world, key_id=row.id)] == [401, 401, 401, 202]
+
+
+def test_keys_and_limits_that_are_changed_here_count_at_once(world: World) -> None:
+    _, admin = world.key(world.own, Scope.ADMIN)
+    row, key = world.key(world.own, Scope.SUBMIT)
+    assert world.send(key, "POST", "/v1/prune-jobs", json=world.spec(world.own)).status_code == 202
+    path = f"/v1/projects/{world.own.project_id}"
+    assert world.send(admin, "PATCH", path, json={"limits": {"max_active_jobs": 1}}).status_code == 200
+    refused = world.send(key, "POST", "/v1/prune-jobs", json=world.spec(world.own))
+    assert problem(refused) == (429, "job_quota") and world.services.recent.get(key)
+    assert world.send(admin, "POST", f"/v1/api-keys/{row.id}/revoke").status_code == 200
+    assert not world.services.recent.get(key)
+
+
+def test_lately_used_keys_are_forgotten_after_a_second_and_when_there_are_many(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = world.key(world.own, Scope.SUBMIT)
+    with world.services.database.read() as session:
+        found = auth_keys.identify(session, key)
+    known = recent.RecentKeys()
+    known.put(key, found)
+    assert known.get(key) is found and known.get(key + "x") is None
+    monkeypatch.setattr(recent, "TRUSTED_S", 0.0)
+    assert known.get(key) is None
+    monkeypatch.setattr(recent, "MOST", 3)
+    for number in range(10):
+        known.put(str(number), found)
+        assert len(known._found) <= 3
 
 
 def test_a_stream_ends_when_its_key_does(world: World) -> None:

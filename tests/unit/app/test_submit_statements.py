@@ -11,7 +11,7 @@ from secateur.access_schemas import Scope
 from tests.unit.app.access_world import World, trail
 
 
-def test_a_job_is_submitted_in_eleven_statements(world: World) -> None:
+def test_a_job_is_submitted_in_seven_statements(world: World) -> None:
     _, key = world.key(world.own, Scope.SUBMIT)
     body = world.spec(world.own)
     statements: list[str] = []
@@ -25,7 +25,7 @@ def test_a_job_is_submitted_in_eleven_statements(world: World) -> None:
     event.listen(engine, "before_cursor_execute", note)
     second = world.send(key, "POST", "/v1/prune-jobs", json=body)
     event.remove(engine, "before_cursor_execute", note)
-    assert len(statements) == 11, statements
+    assert len(statements) == 7, statements
     with world.services.database.read() as session:
         rows = [session.get_one(PruneJobRow, answer.json()["id"]) for answer in (first, second)]
         assert [(row.queue, row.turn) for row in rows] == [("device:local", 0), ("device:local", 1)]

@@ -41,7 +41,7 @@ def test_when_every_run_is_disturbed_processor_time_stands_in_for_one_thread() -
 def test_sampling_stops_even_if_every_run_is_disturbed() -> None:
     import time
 
-    asleep = Timed(lambda: time.sleep(0.0005))
+    asleep = Timed(lambda: time.sleep(0.005))
     asleep.sample(num_runs=2, num_warmup=0)
     assert all(asleep.disturbed)
     assert len(asleep.seconds) == 6

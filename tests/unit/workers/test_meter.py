@@ -13,10 +13,12 @@ from lut.profile import DeviceProfile
 from lut.request import GridRequest
 from lut.signature import OpSignature
 from lut.table import Entry, LatencyTable
+from pruning.export import to_onnx
 from secateur.agent_schemas import Measurement
+from tests.builders import network
 from workers.agent.tasks import measure
 from workers.context import StepContext, StepProblem
-from workers.steps.meter import Here, meter
+from workers.steps.meter import Elsewhere, Here, meter
 
 PROFILE = DeviceProfile(hardware="Jetson", runtime="onnxruntime", runtime_version="1", threads=1, batch=1)
 CONV = OpSignature(kind="conv", height=8, width=8)
@@ -90,25 +92,39 @@ def test_without_agents_this_machine_measures(tmp_path: Path) -> None:
     assert meter(context(tmp_path, {}, []), PROFILE, "") == Here(profile=PROFILE, seconds=1.0)
 
 
-def test_an_agent_measures_what_a_meter_asks(tmp_path: Path) -> None:
-    """Both ends, without the service between them."""
-    profile = runtime("onnxruntime").profile(threads=1, batch=1)
-    kept: list[dict[str, Any]] = []
-    told: list[float] = []
+def agent(folder: Path, kept: list[dict[str, Any]], told: list[float]) -> StepContext:
+    """A step whose questions an agent's code answers, without the service between them."""
 
     def ask(question: Mapping[str, Any]) -> dict[str, Any]:
+        files = {str(number).zfill(64): folder / name for number, name in enumerate(question["networks"])}
         task = Measurement.model_validate(
             {
                 "id": "msr", "kind": question["kind"], "profile": question["profile"], "payload": question["payload"],
-                "files": [], "begun": None, "lease_s": 9,
+                "files": list(files), "begun": None, "lease_s": 9,
             }
         )  # fmt: skip
-        return measure(task, {}, lambda fraction, left: told.append(fraction), kept.append)
+        return measure(task, files, lambda fraction, left: told.append(fraction), kept.append)
 
-    here = StepContext(
-        workdir=tmp_path, cache=tmp_path, spec={}, seed=0, attempt=1, emit=lambda event: None, ask=ask
+    return StepContext(
+        workdir=folder, cache=folder, spec={}, seed=0, attempt=1, emit=lambda event: None, ask=ask
     )  # fmt: skip
+
+
+def test_an_agent_measures_what_a_meter_asks(tmp_path: Path) -> None:
+    profile = runtime("onnxruntime").profile(threads=1, batch=1)
+    kept: list[dict[str, Any]] = []
+    told: list[float] = []
     known = LatencyTable(profile=profile, entries={CONV: {(3, 8): entry(5)}}, step=8)
-    found = meter(here, profile, "jetson").table(REQUESTS, known)
+    found = meter(agent(tmp_path, kept, told), profile, "jetson").table(REQUESTS, known)
     assert not found.missing(REQUESTS) and found.entries[CONV][3, 8] == entry(5)
     assert told[-1] == 1 and LatencyTable.from_json(kept[-1]).num_entries == found.num_entries - 1
+
+
+def test_networks_are_run_as_often_as_their_share_wants(tmp_path: Path) -> None:
+    profile = runtime("onnxruntime").profile(threads=1, batch=1)
+    path = tmp_path / "network.onnx"
+    to_onnx(network("Chain"), path, batch=1)
+    elsewhere = Elsewhere(context=agent(tmp_path, [], []), profile=profile, device="jetson", seconds=1e-6)
+    for one in (Here(profile=profile, seconds=1e-6), elsewhere):
+        (timing,) = one.networks([Program(onnx=path)], share=20.0)
+        assert timing.num_samples >= 600, "60 in each of ten rounds; otherwise three"

@@ -3,11 +3,11 @@ table can be trusted.
 
 For each network, runtime, batch and number of threads a table is measured as a job measures it, calibrated on a few random
 slimmed networks and the dense one (each loaded `--loads` times; a job loads them twice),
-and judged on others: random variants (`slimmed`, `masked`), and plans that the
-solver chose against that very table (`plan`), which lean on the entries that are too good to be true. Every network is timed
-in turns with the dense one, so that drift cancels. Predictors: `secateur`, the calibrated table (for a plan: the latency the
-solver gave it); `built`, the table over the operators of the lowered network; `sum`, that without calibration; `macs`, a line
-through multiply-accumulates fitted on the same calibration networks.
+and judged on others: random variants (`slimmed`, `masked`), and plans that the solver chose against that very table
+(`plan`), which lean on the entries that are too good to be true. Every network is timed in turns with the dense one, so that
+drift cancels; `spread` is by how much its loads differed. Predictors: `secateur`, the calibrated table (for a plan: the
+latency the solver gave it); `built`, the table over the operators of the lowered network; `sum`, that without calibration;
+`macs`, a line through multiply-accumulates fitted on the same calibration networks.
 
 `--full` measures every point of every grid, too, and judges that table on the same networks as `full`. `--tables FOLDER` keeps
 tables there, what was measured of an unfinished one included, and goes on from what is there. Weights are random: nothing here
@@ -46,9 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     if not options.json:
         print(
-            "| network | runtime | threads | batch | kind | predictor | n | median error | worst | within 10 % | rank |"
+            "| network | runtime | threads | batch | kind | predictor | n | median error | worst | within 10 % | rank | spread |"
         )
-        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name, kind, batch, threads in product(options.networks, options.runtimes, options.batches, options.threads):
         where = {"network": name, "runtime": kind, "threads": threads, "batch": batch}
         try:
@@ -82,7 +82,7 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     macs = fit([one.macs for one in train], truth)
     turns = _timed(case, judged, options)
     drift = fitted.dense_us / turns.dense_us
-    for one, measured_us in zip(judged, turns.measured_us, strict=True):
+    for one, measured_us, spread in zip(judged, turns.measured_us, turns.spread, strict=True):
         told = {
             "secateur": one.told_us or case.sum_us(own, one),
             "built": case.sum_us(own, one),
@@ -92,7 +92,7 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if options.full:
             told["full"] = case.sum_us(trusted["full"], one)
         for predictor, us in told.items():
-            yield _row(one, predictor, us / 1e3, measured_us * drift / 1e3)
+            yield _row(one, predictor, us / 1e3, measured_us * drift / 1e3) | {"spread": spread}
 
 
 def _measured(case: Case, folder: Path | None, *, full: bool = False) -> tuple[LatencyTable, int]:
@@ -130,7 +130,7 @@ def _timed(case: Case, networks: Sequence[Judged], options: argparse.Namespace) 
 
     seconds = options.seconds / options.loads
     measure = partial(measure_models, profile=case.profile, min_seconds=seconds, rounds=5, min_runs=1)
-    return in_turns(measure, made(case.network), (made(one.network) for one in networks), options.loads)
+    return in_turns(measure, made(case.network), [made(one.network) for one in networks], options.loads)
 
 
 def _row(one: Judged, predictor: str, predicted_ms: float, measured_ms: float) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         rank = _rank([row["predicted_ms"] for row in some], [row["measured_ms"] for row in some])
         yield (
             f"{where} {kind} | {predictor} | {len(some)} | {np.median(errors):.1%} | {errors.max():.1%}"
-            f" | {(errors <= WITHIN).mean():.0%} | {rank:.3f} |"
+            f" | {(errors <= WITHIN).mean():.0%} | {rank:.3f} | {np.median([row['spread'] for row in some]):.1%} |"
         )
 
 

@@ -1,8 +1,7 @@
 """A latency table's scale and offset, fitted on whole slimmed networks (method section 9)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from statistics import fmean
 
 from lut.calibrate import fit
@@ -20,30 +19,37 @@ LOADS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Turns:
-    """What networks took, put on the scale of the dense network's first measurement, so that drift cancels."""
+    """What networks took, put on the scale of the dense network, so that drift cancels."""
 
     dense_us: float
     measured_us: tuple[float, ...]
+    spread: tuple[float, ...]
+    """By how much the slowest load of each took longer than its fastest, relative: no prediction can be closer than that lets it."""
 
 
 def in_turns(
     measure: Callable[[Sequence[Program]], Sequence[Timing]],
     dense: Program,
-    networks: Iterable[Program],
+    networks: Sequence[Program],
     num_loads: int = LOADS,
 ) -> Turns:
-    """Return the p50 latencies of networks, each timed in turns with the dense one by `measure`, as the mean over loads; a few are
-    held at a time.
+    """Return the p50 latencies of networks, each timed in turns with the dense one by `measure`, as the mean over loads.
+
+    All have been loaded once before any is loaded again: what disturbs the machine for some seconds disturbs one load of each.
     """
-    dense_us = 0.0
-    found: list[float] = []
-    waiting = iter(networks)
-    while some := list(islice(waiting, IN_TURNS)):
-        loads = [measure([dense, *some]) for _ in range(num_loads)]
-        dense_us = dense_us or fmean(1e3 * base.p50_ms for base, *_ in loads)
-        ratios = zip(*([timing.over(base) for timing in timings] for base, *timings in loads), strict=True)
-        found += [dense_us * fmean(ratio) for ratio in ratios]
-    return Turns(dense_us=dense_us, measured_us=tuple(found))
+    parts = [networks[start : start + IN_TURNS] for start in range(0, len(networks), IN_TURNS)]
+    dense_us: list[float] = []
+    ratios: list[list[float]] = []
+    for _ in range(num_loads):
+        loaded = [measure([dense, *some]) for some in parts]
+        dense_us.append(1e3 * loaded[0][0].p50_ms)
+        ratios.append([timing.over(base) for base, *timings in loaded for timing in timings])
+    by_network = list(zip(*ratios, strict=True))
+    return Turns(
+        dense_us=fmean(dense_us),
+        measured_us=tuple(fmean(dense_us) * fmean(some) for some in by_network),
+        spread=tuple(max(some) / min(some) - 1 for some in by_network),
+    )
 
 
 def calibrated(table: LatencyTable, sums_us: Sequence[float], measured_us: Sequence[float]) -> LatencyTable:

@@ -1,11 +1,11 @@
 """Put a table that has new entries on the scale of whole networks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from lut.measure.runtime import Program
 from lut.table import LatencyTable
-from pruning.calibration import IN_TURNS, NUM_NETWORKS, calibrated, in_turns, plain
+from pruning.calibration import NUM_NETWORKS, calibrated, in_turns, plain
 from pruning.export import to_onnx
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.predict import predicted_us
@@ -43,7 +43,7 @@ def calibrate(
     turns = in_turns(
         partial(target.meter.networks, share=SHARE),
         dense_program(context, network, target),
-        _programs(context, target, variants),
+        [_program(context, target, variant, number) for number, variant in enumerate(variants)],
     )
     bare = plain(table)
     sums_us = [predicted_us(costs, one.widths, bare) for one in (dense, *variants)]
@@ -60,9 +60,7 @@ def calibrate(
     return table
 
 
-def _programs(context: StepContext, target: Target, variants: Sequence[Variant]) -> Iterator[Program]:
-    for number, one in enumerate(variants):
-        # Those of the turns before are not needed any more.
-        path = context.path(f"calibration_{target.index}_{number % IN_TURNS}.onnx")
-        to_onnx(one.network, path, batch=target.profile.batch)
-        yield target.program(one.network, path)
+def _program(context: StepContext, target: Target, variant: Variant, number: int) -> Program:
+    path = context.path(f"calibration_{target.index}_{number}.onnx")
+    to_onnx(variant.network, path, batch=target.profile.batch)
+    return target.program(variant.network, path)

@@ -37,10 +37,25 @@ def test_a_machine_that_gets_slower_changes_nothing() -> None:
         ]
 
     networks = [Program(onnx=str(ms).encode()) for ms in (8.0, 6.0, 4.0, 3.0, 2.0, 1.0)]
-    turns = in_turns(measure, Program(onnx=b"10.0"), iter(networks))
-    assert sizes == LOADS * [1 + IN_TURNS] + LOADS * [1 + len(networks) - IN_TURNS]
-    assert turns.dense_us == pytest.approx((15_000 + 22_500) / LOADS)
+    turns = in_turns(measure, Program(onnx=b"10.0"), networks)
+    assert sizes == LOADS * [1 + IN_TURNS, 1 + len(networks) - IN_TURNS]
+    assert turns.dense_us == pytest.approx((15_000 + 33_750) / LOADS)
     assert [us / turns.dense_us for us in turns.measured_us] == pytest.approx([0.8, 0.6, 0.4, 0.3, 0.2, 0.1])
+    assert turns.spread == pytest.approx([0.0] * 6, abs=1e-9)
+
+
+def test_what_loads_of_one_network_differ_by_is_told() -> None:
+    factors = iter([1.0, 1.02, 0.9, 1.0])
+
+    def measure(programs: Sequence[Program]) -> list[Timing]:
+        dense, *others = [float(program.onnx.decode()) for program in programs if isinstance(program.onnx, bytes)]
+        factor = next(factors)
+        return [timing(dense), *(timing(factor * other) for other in others)]
+
+    networks = [Program(onnx=str(ms).encode()) for ms in (8.0, 6.0)]
+    turns = in_turns(measure, Program(onnx=b"10.0"), networks, num_loads=4)
+    assert turns.spread == pytest.approx([1.02 / 0.9 - 1] * 2)
+    assert turns.measured_us == pytest.approx([7840.0, 5880.0])
 
 
 def test_a_fit_replaces_the_one_before_and_its_residual_is_kept() -> None:

@@ -37,6 +37,7 @@ Running -> queued: begun anew, by other code than before.
 """
 
 ACTIVE = tuple(status for status in JobStatus if not status.ended)
+_NOT_BEGUN: Mapping[str, Any] = {"turn": None, "worker_id": None, "phase": None, "progress": 0.0, "summary": None}
 _COLUMNS = frozenset(PruneJobRow.__table__.columns.keys())
 # Around the unit of work, which takes longer than the database.
 _ADD = insert(PruneJobRow.__table__).returning(PruneJobRow.__table__.c.created_at)  # type: ignore[arg-type]
@@ -192,15 +193,11 @@ class Jobs:
             (JobStatus.FAILED, JobStatus.CANCELLED),
             JobStatus.QUEUED,
             {
+                **_NOT_BEGUN,
                 "workflow_id": workflow_id,
                 "num_lost": 0,
-                "phase": None,
-                "progress": 0.0,
                 "outcome": None,
-                "summary": None,
                 "failure": None,
-                "worker_id": None,
-                "turn": None,
                 "started_at": None,
                 "ended_at": None,
             },
@@ -219,15 +216,7 @@ class Jobs:
 
     def begin_anew(self, job_id: str) -> bool:
         """Queued or running -> queued, on no queue, with a fresh workflow id and nothing done; no loss is counted."""
-        values: dict[str, Any] = {
-            "workflow_id": _new_workflow_id(job_id),
-            "turn": None,
-            "worker_id": None,
-            "phase": None,
-            "progress": 0.0,
-            "summary": None,
-            "tables": [],
-        }
+        values = {**_NOT_BEGUN, "workflow_id": _new_workflow_id(job_id), "tables": []}
         return self._move(job_id, (JobStatus.QUEUED, JobStatus.RUNNING), JobStatus.QUEUED, values)
 
     def succeed(self, job_id: str, *, outcome: str | None, summary: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 GIB = 1024**3
@@ -189,7 +189,9 @@ class Settings(BaseSettings):
     )
     worker_heartbeat_s: float = Field(default=1.0, gt=0, description="How often a worker says that it lives.")
     worker_timeout_s: float = Field(
-        default=6.0, gt=0, description="Silence after which a worker is declared dead and its job goes to another."
+        default=6.0,
+        gt=0,
+        description="Silence after which a worker is declared dead and its job goes to another; at least three heartbeats.",
     )
     worker_cut_off_s: float = Field(
         default=45.0,
@@ -238,6 +240,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _is_patient(self) -> "Settings":
+        if self.worker_timeout_s < 3 * self.worker_heartbeat_s:
+            raise ValueError(
+                "worker_timeout_s must be at least three times worker_heartbeat_s, or nobody would be sure who lives"
+            )
+        return self
 
     @field_validator("home")
     @classmethod

@@ -21,6 +21,12 @@ def test_any_postgres_url_uses_the_driver_we_ship(scheme: str) -> None:
     assert Settings(database_url=f"{scheme}://u:p@h/d").url == "postgresql+psycopg://u:p@h/d"
 
 
+def test_a_worker_may_miss_a_beat_or_two() -> None:
+    assert Settings(worker_heartbeat_s=2.0, worker_timeout_s=6.0).worker_timeout_s == 6.0
+    with pytest.raises(ValueError, match="three times worker_heartbeat_s"):
+        Settings(worker_heartbeat_s=2.1, worker_timeout_s=6.0)
+
+
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECATEUR_ALLOWED_HOSTS", "a.example.com, b.example.com,")
     assert Settings().allowed_hosts == ("a.example.com", "b.example.com")

@@ -24,7 +24,7 @@ class Turns:
     dense_us: float
     measured_us: tuple[float, ...]
     spread: tuple[float, ...]
-    """By how much the slowest load of each took longer than its fastest, relative: no prediction can be closer than that lets it."""
+    """By how much the slowest load of each took longer than its fastest, relative: so little does one load say of the next."""
 
 
 def in_turns(

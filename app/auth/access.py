@@ -120,7 +120,8 @@ class Needs:
             found = services.recent.get(text) if self._frequent else None
             if found is None:
                 found = await run_in_threadpool(let_in, services, trail, text)
-                services.recent.put(text, found)
+                if self._frequent:
+                    services.recent.put(text, found)
         except ApiProblem as problem:
             if self._page and problem.status_code == 401:
                 raise _to_login(request) from problem

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session, make_transient_to_detached
@@ -59,8 +59,10 @@ class Jobs:
 
     def insert(self, row: PruneJobRow) -> PruneJobRow:
         """Insert what `new` has made; it belongs to the session then, defaults filled in."""
-        inserted = self._session.execute(_ADD, {name: value for name, value in vars(row).items() if name in _COLUMNS})
-        stored = dict.fromkeys(_COLUMNS) | inserted.last_inserted_params() | {"created_at": inserted.scalar_one()}  # type: ignore[attr-defined]
+        given = {name: value for name, value in vars(row).items() if name in _COLUMNS}
+        inserted = self._session.connection().execute(_ADD, given)
+        filled = cast(dict[str, Any], inserted.last_inserted_params())
+        stored = dict.fromkeys(_COLUMNS) | filled | {"created_at": inserted.scalar_one()}
         for name, value in stored.items():
             set_committed_value(row, name, value)
         make_transient_to_detached(row)

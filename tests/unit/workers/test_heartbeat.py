@@ -263,38 +263,25 @@ def test_after_a_gap_of_its_own_a_worker_gives_the_others_time_to_beat(store: St
     assert ended == ["a/0:1"]
 
 
-def test_a_frozen_worker_that_locks_everybody_out_is_killed_after_its_silence(store: Store) -> None:
+def test_a_frozen_worker_is_watched_at_every_beat_killed_and_declared_dead_at_once(store: Store) -> None:
     store.add_worker("a/0:1")
     store.add_worker("b/0:1")
-    gone = threading.Event()
-    killed: list[tuple[str, float]] = []
+    reaper = Reaper(store.database, FakeQueues(), spare, max_attempts=3, release=lambda: None)
 
     def end(worker_id: str, *, only_stopped: bool) -> bool:
-        if not only_stopped or worker_id != "a/0:1":
-            return False
-        killed.append((worker_id, time.monotonic() - began))
-        gone.set()
-        return True
+        return only_stopped and worker_id == "a/0:1"
 
-    def freeze() -> None:  # within a transaction: on SQLite nobody else can write until it is gone
-        with store.database.write() as session:
-            assert Workers(session).heartbeat("a/0:1")
-            holds.set()
-            gone.wait(60)
-
-    holds = threading.Event()
-    frozen = threading.Thread(target=freeze)
-    frozen.start()
-    assert holds.wait(60)
-    reaper = Reaper(store.database, FakeQueues(), end, max_attempts=3, release=lambda: None)
-    heartbeat = Heartbeat(store.url, reaper, end, "b/0:1", every_s=0.2, timeout_s=2, cut_off_s=60, on_lost=print)
-    began = time.monotonic()
+    heartbeat = Heartbeat(store.url, reaper, end, "b/0:1", every_s=0.01, timeout_s=60, cut_off_s=60, on_lost=print)
     heartbeat.start()
-    assert gone.wait(60)
-    frozen.join(60)
+    deadline = time.monotonic() + 60
+    while not heartbeat._frozen._seen and time.monotonic() < deadline:
+        time.sleep(0.01)
     heartbeat.stop()
-    worker_id, waited_s = killed[0]
-    assert worker_id == "a/0:1" and waited_s >= 2
+    assert set(heartbeat._frozen._seen) == {"a/0:1", "b/0:1"}
+    heartbeat._frozen._seen["a/0:1"] = (heartbeat._frozen._seen["a/0:1"][0], time.monotonic() - 61)
+    heartbeat._end_frozen()
+    with store.database.read() as session:
+        assert set(Workers(session).beats()) == {"b/0:1"}
 
 
 def test_a_worker_ends_when_it_is_cut_off_though_its_heartbeat_hangs(store: Store) -> None:

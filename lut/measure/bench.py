@@ -126,7 +126,7 @@ class Bench:
         """Return the chunk's entries on the common scale; of two measurements, those during which the pace moved less."""
         fixed = self._fixed = self._fixed or [self._prepare(*anchor) for anchor in self._anchors]
 
-        def once() -> tuple[float, list[float], list[Entry]]:
+        def once(progress: Progress) -> tuple[float, list[float], list[Entry]]:
             threads, probes = self._profile.threads, [*fixed, *chunk]
             rests = {probe.rest: Timed(probe.rest, threads) for probe in probes}
             timed = [Timed(probe.run, threads) for probe in probes]
@@ -141,10 +141,11 @@ class Bench:
             rounds = by_round([one.round_medians for one in timed[: len(fixed)]])
             return moved(rounds), rounds, [_entry(p, one, rest_s[p.rest]) for p, one in zip(probes, timed, strict=True)]
 
-        best = once()
+        best = once(progress)
         if best[0] > RESTLESS and self._again:
             self._again -= 1
-            best = min(best, once(), key=lambda one: one[0])
+            again = once(lambda _, total: progress(done + len(chunk), total))
+            best = min(best, again, key=lambda one: one[0])
         _, rounds, entries = best
         now = dict(zip(self._anchors, entries, strict=False))
         slow = self.pace.of(now)

@@ -60,10 +60,10 @@ def test_variants_come_with_what_they_were_made_of(judged: tuple[Case, LatencyTa
 
 def test_a_summary_counts_what_lies_within_a_tenth() -> None:
     where = {"network": "n", "runtime": "r", "threads": 1, "batch": 8, "kind": "plan", "predictor": "macs"}
-    figures = [(1.0, 1.0), (2.1, 2.0), (3.6, 3.0), (4.0, 4.0)]
-    rows = [{**where, "predicted_ms": p, "measured_ms": m, "error": p / m - 1} for p, m in figures]
+    figures = [(1.0, 1.0, 0.01), (2.1, 2.0, 0.02), (3.6, 3.0, 0.04), (4.0, 4.0, 0.2)]
+    rows = [{**where, "predicted_ms": p, "measured_ms": m, "error": p / m - 1, "spread": s} for p, m, s in figures]
     (line,) = _lines(rows)
-    assert line == "| n | r | 1 | 8 | plan | macs | 4 | 2.5% | 20.0% | 75% | 1.000 |"
+    assert line == "| n | r | 1 | 8 | plan | macs | 4 | 2.5% | 20.0% | 75% | 1.000 | 3.0% |"
 
 
 @pytest.mark.skipif(any(one.name == "torch_cuda" and one.version for one in available()), reason="there is a GPU here")

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from lut.measure import bench
 from lut.measure.networks import measure_models
 from lut.measure.onnx_ops import bare_model
 from lut.measure.runtime import runtime
@@ -65,6 +66,14 @@ def test_a_grid_is_measured_in_fewer_points_than_it_has() -> None:
     assert 0 < measured.interpolation < 1
     assert progress[-1] == (measured.num_entries, measured.num_entries)
     assert [done for done, _ in progress] == sorted(done for done, _ in progress)
+
+
+def test_a_restless_chunk_is_measured_again_and_progress_does_not_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "RESTLESS", -1.0)
+    progress: list[int] = []
+    measure_table(PROFILE, [request_of("conv")], stepped(), lambda done, total: progress.append(done))
+    assert len(progress) > bench.ROUNDS, "measured once more"
+    assert progress == sorted(progress)
 
 
 def test_known_entries_are_never_measured_again(table: LatencyTable) -> None:

@@ -2,7 +2,7 @@
 table can be trusted.
 
 For each network, runtime, batch and number of threads a table is measured as a job measures it, calibrated on a few random
-slimmed networks and the dense one (each loaded `--loads` times; a job loads them twice),
+slimmed and masked networks and the dense one (each loaded `--loads` times; a job loads them twice),
 and judged on others: random variants (`slimmed`, `masked`), and plans that the solver chose against that very table
 (`plan`), which lean on the entries that are too good to be true. Every network is timed in turns with the dense one, so that
 drift cancels; `spread` is by how much its loads differed. Predictors: `secateur`, the calibrated table (for a plan: the
@@ -31,7 +31,7 @@ from lut.measure.runtime import FILES, Program, RuntimeAbsent, runtime
 from lut.measure.tables import measure_step, measure_table
 from lut.pattern import Pattern
 from lut.table import LatencyTable
-from pruning.calibration import NUM_NETWORKS, Turns, calibrated, in_turns
+from pruning.calibration import NUM_MASKED, NUM_NETWORKS, Turns, calibrated, in_turns, masks_calibrated
 from pruning.network import Network
 from pruning.onnx_export import write
 from pruning.program import program
@@ -70,11 +70,18 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         tables["full"], _ = _measured(case, options.tables, full=True)
         yield {"kind": "table", "table": "full", "num_points_full_grid": points, **_figures(tables["full"])}
     train = [case.itself(), *variants(case, table, masked=False, num=NUM_NETWORKS, seed=options.seed)]
-    fitted = _timed(case, train[1:], options)
-    truth = [fitted.dense_us, *fitted.measured_us]
-    trusted = {name: calibrated(one, [case.sum_us(one, t) for t in train], truth) for name, one in tables.items()}
+    masked = [one for one in variants(case, table, masked=True, num=2 * NUM_MASKED, seed=options.seed) if one.patterns]
+    fitted = _timed(case, [*train[1:], *masked], options)
+    truth = [fitted.dense_us, *fitted.measured_us][: len(train)]
+
+    def trust(table: LatencyTable) -> LatencyTable:
+        scaled = calibrated(table, [case.sum_us(table, one) for one in train], truth)
+        told = [partial(case.sum_us, one=one) for one in masked]
+        return masks_calibrated(scaled, told, fitted.measured_us[len(train) - 1 :])
+
+    trusted = {name: trust(one) for name, one in tables.items()}
     own = trusted["adaptive"]
-    yield {"kind": "calibration", "scale": own.scale, "offset_us": own.offset_us, "residual": own.residual}
+    yield {"kind": "calibration"} | {key: getattr(own, key) for key in ("scale", "offset_us", "masked_us", "residual")}
     judged = [
         *variants(case, table, masked=True, num=options.variants, seed=options.seed + 1),
         *plans(case, own, options.plans, options.seed),

@@ -52,7 +52,7 @@ class LutMiss(LookupError):
 class LatencyTable:
     """Latencies of operators on one device profile (method section 5).
 
-    A network's latency is `offset_us + sum over operators of latency_us`; `latency_us` contains `scale`.
+    A network's latency is `offset_us + sum over operators of latency_us`; `latency_us` contains `scale` and `masked_us`.
     """
 
     profile: DeviceProfile
@@ -64,6 +64,8 @@ class LatencyTable:
     """Calibration: whole networks over the sum of their entries."""
     offset_us: float = 0.0
     """Calibration: microseconds a network costs beyond its operators, added once."""
+    masked_us: float = 0.0
+    """Calibration: microseconds every lowered layer costs a network beyond its entry; below 0 where it costs less."""
     noise: float = 0.0
     """Relative scatter of the machine's pace (`lut.measure.pace`) within chunks: no smaller difference means anything."""
     drift: float = 0.0
@@ -108,7 +110,8 @@ class LatencyTable:
         own = surface.grid(np.asarray(c_ins), np.asarray(c_outs))
         at_ends = surface.grid(*map(self._stair_ends, (c_ins, c_outs), surface.axes))
         if isinstance(surface, Pieces):
-            return self.scale * surface.filled(np.where(np.isnan(own), at_ends, own), c_ins, c_outs)
+            filled = surface.filled(np.where(np.isnan(own), at_ends, own), c_ins, c_outs)
+            return np.maximum(self.scale * filled + self.masked_us, 0.0)
         values = np.where(np.isnan(own + at_ends), own, at_ends)
         if self.coarse and np.isnan(values).any():
             values = np.where(np.isnan(values), surface.at_least(c_ins, c_outs), values)
@@ -142,23 +145,20 @@ class LatencyTable:
         for signature, points in other.entries.items():
             entries.setdefault(signature, {}).update(points)
         fitted = other if (other.scale, other.offset_us) != (1.0, 0.0) else self
-        return LatencyTable(
-            profile=self.profile,
+        return replace(
+            fitted,
             entries=entries,
             step=other.step if other.step > 1 else self.step,
-            scale=fitted.scale,
-            offset_us=fitted.offset_us,
-            residual=fitted.residual,
             noise=other.noise if other.entries else self.noise,
             drift=max(self.drift, other.drift),
             interpolation=other.interpolation or self.interpolation,
             seconds=self.seconds + other.seconds,
-            coarse=self.coarse,
         )
 
     def calibrated(self, calibration: Calibration) -> "LatencyTable":
         """Return the table whose predictions are this one's put through `calibration`."""
-        return replace(self, scale=self.scale * calibration.scale, offset_us=calibration.apply(self.offset_us))
+        scale, offset_us = self.scale * calibration.scale, calibration.apply(self.offset_us)
+        return replace(self, scale=scale, offset_us=offset_us, masked_us=self.masked_us * calibration.scale)
 
     def candidate_widths(self, dense: int, limit: int = 32) -> tuple[int, ...]:
         """Return widths worth offering for a coupling group of `dense` channels, ascending, the last is `dense`; at
@@ -210,9 +210,12 @@ class LatencyTable:
             }
             for signature, points in sorted(self.entries.items())
         ]
-        head |= {name: value for name in ("drift", "interpolation", "residual") if (value := getattr(self, name))}
-        head |= {"coarse": True} if self.coarse else {}
-        return head | {"profile": asdict(self.profile), "entries": rows}
+        head |= {
+            name: value
+            for name in ("masked_us", "drift", "interpolation", "residual")
+            if (value := getattr(self, name))
+        }
+        return head | ({"coarse": True} if self.coarse else {}) | {"profile": asdict(self.profile), "entries": rows}
 
     @classmethod
     def from_json(cls, data: object) -> "LatencyTable":
@@ -229,6 +232,7 @@ class LatencyTable:
                 step=whole(data["step"], "step"),
                 scale=positive(data["scale"], "scale"),
                 offset_us=number(data["offset_us"], "offset_us"),
+                masked_us=number(data.get("masked_us", 0.0), "masked_us"),
                 noise=number(data["noise"], "noise", least=0.0),
                 drift=number(data.get("drift", 0.0), "drift", least=0.0),
                 interpolation=number(data.get("interpolation", 0.0), "interpolation", least=0.0),
@@ -285,9 +289,9 @@ class LatencyTable:
         surface = self._surface(request.signature)
         if surface is None:
             return False
-        if request.paired:
-            return not any(np.isnan(surface.grid(c, c)).any() for c in np.array(request.c_ins)[:, None])
-        return not np.isnan(surface.grid(np.array(request.c_ins), np.array(request.c_outs))).any()
+        c_ins, c_outs = np.array(request.c_ins), np.array(request.c_outs)
+        grids = [surface.grid(c, c) for c in c_ins[:, None]] if request.paired else [surface.grid(c_ins, c_outs)]
+        return not any(np.isnan(grid).any() for grid in grids)
 
     def _answers(self, request: GridRequest) -> bool:
         try:

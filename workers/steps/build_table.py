@@ -40,7 +40,7 @@ def run(context: StepContext) -> dict[str, Any]:
     requests = grid_requests(costs, choices, patterns=dict.fromkeys(modules, masks))
     table = target.meter.table(requests, before, Pace(context), begun=begun, keep=Keeper(context))
     if table.num_entries > before.num_entries:
-        table = calibrate(context, target, table, (network, groups, costs), choices)
+        table = calibrate(context, target, table, (network, groups, costs), choices, masks)
     table.save(context.path(target.table_file))
     num_new = table.num_entries - before.num_entries
     context.log(f"The table holds {table.num_entries} entries, {num_new} of them new.")

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from lut.measure.runtime import Program
+from lut.pattern import Pattern
 from lut.table import LatencyTable
-from pruning.calibration import NUM_NETWORKS, calibrated, in_turns, plain
+from pruning.calibration import NUM_MASKED, NUM_NETWORKS, calibrated, in_turns, masks_calibrated, plain
 from pruning.export import to_onnx
 from pruning.network import CouplingGroup, Network, Operator
-from pruning.predict import predicted_us
+from pruning.patterns.tables import maskable
+from pruning.predict import built_us
 from pruning.tables import Choices
 from pruning.variants import Variant, random_variants
 from workers.context import StepContext
@@ -24,11 +26,12 @@ def calibrate(
     table: LatencyTable,
     parts: tuple[Network, Sequence[CouplingGroup], Sequence[Operator]],
     choices: Choices,
+    patterns: Sequence[Pattern] = (),
 ) -> LatencyTable:
     """Return the table with scale, offset and residual fitted on the dense network and a few random slimmed ones.
 
-    None is masked: what is not computed because no list reads it makes masked ones faster than the sum of what they are made
-    of, and would pull at the scale of all others. Tells the user where the machine was too restless for the table to be trusted.
+    Masked ones do not pull at that: they tell by themselves what a lowered layer costs beyond its entry. Tells the user where
+    the machine was too restless for the table to be trusted.
 
     Args:
         context: of the step.
@@ -36,21 +39,27 @@ def calibrate(
         table: covers the network at `choices`.
         parts: the dense network, its coupling groups, and its operators.
         choices: offered widths.
+        patterns: on offer in every layer that may have one.
     """
     network, groups, costs = parts
-    variants = list(random_variants(network, groups, choices, num=NUM_NETWORKS, seed=context.seed))
-    dense = Variant(network=network, widths={group.id: group.units for group in groups}, patterns={})
+    variants = _variants(parts, choices, [p for p in patterns if p.lowerable], context.seed)
     turns = in_turns(
         partial(target.meter.networks, share=SHARE),
         dense_program(context, network, target),
         [_program(context, target, variant, number) for number, variant in enumerate(variants)],
     )
+    dense = Variant(network=network, widths={group.id: group.units for group in groups}, patterns={})
+    whole = list(zip((dense, *variants), (turns.dense_us, *turns.measured_us), strict=True))
+    slimmed, masked = ([one for one in whole if bool(one[0].patterns) is masked] for masked in (False, True))
     bare = plain(table)
-    sums_us = [predicted_us(costs, one.widths, bare) for one in (dense, *variants)]
-    table = calibrated(table, sums_us, [turns.dense_us, *turns.measured_us])
+    sums_us = [_told_us(costs, one, bare) for one, _ in slimmed]
+    table = calibrated(table, sums_us, [us for _, us in slimmed])
+    table = masks_calibrated(table, [partial(_told_us, costs, one) for one, _ in masked], [us for _, us in masked])
     context.log(
         f"On {len(sums_us)} whole networks the table of {target.device} is off by {table.residual:.1%} (median)."
     )
+    if masked:
+        context.log(f"A masked layer takes {table.masked_us:+.0f} us in a network beside what it takes by itself.")
     if table.noisy:
         context.warning(
             "table_noisy",
@@ -58,6 +67,24 @@ def calibrate(
             f"and moved by up to {table.drift:.0%}. Plans are measured and corrected, so they hold; they may not be the best.",
         )
     return table
+
+
+def _variants(
+    parts: tuple[Network, Sequence[CouplingGroup], Sequence[Operator]],
+    choices: Choices,
+    patterns: Sequence[Pattern],
+    seed: int,
+) -> list[Variant]:
+    """Return the slimmed networks, then the masked ones."""
+    network, groups, costs = parts
+    slimmed = random_variants(network, groups, choices, num=NUM_NETWORKS, seed=seed)
+    modules, num = maskable(network, costs), 2 * NUM_MASKED  # every second is masked
+    mixed = random_variants(network, groups, choices, modules, patterns, num=num if patterns else 0, seed=seed)
+    return [*slimmed, *(one for one in mixed if one.patterns)]
+
+
+def _told_us(costs: Sequence[Operator], one: Variant, table: LatencyTable) -> float:
+    return built_us(costs, one.network, one.widths, table, one.patterns)
 
 
 def _program(context: StepContext, target: Target, variant: Variant, number: int) -> Program:

@@ -15,6 +15,7 @@ from lut.measure.timing import Timing
 from lut.profile import DeviceProfile
 from lut.request import GridRequest, merge_requests
 from lut.table import LatencyTable
+from pruning.calibration import plain
 from workers.context import StepContext, StepProblem
 
 MIN_RUNS = 3
@@ -124,7 +125,7 @@ class Elsewhere:
             }
             for one in asked
         }
-        part = replace(known, entries=entries, seconds=0.0, scale=1.0, offset_us=0.0)
+        part = replace(plain(known), entries=entries, seconds=0.0)
         payload = {"requests": [asdict(one) for one in asked], "known": part.to_json()}
         try:
             fresh = LatencyTable.from_json(self._ask("table", payload, span=span))

@@ -55,7 +55,7 @@ def run(context: StepContext) -> dict[str, Any]:
             span = target.index / len(wanted), (target.index + 1) / len(wanted)
             table = target.meter.table(requests, before, partial(_say, context, target, len(wanted)), span=span)
             if table.num_entries > before.num_entries:
-                table = calibrate(context, target, table, (dense, groups, costs), choices)
+                table = calibrate(context, target, table, (dense, groups, costs), choices, masks)
             luts.append(described(target, table))
             num_new += table.num_entries - before.num_entries
         elif core:

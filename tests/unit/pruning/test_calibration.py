@@ -1,21 +1,26 @@
 """Whole networks beside their sums: drift cancels, and a fit takes the place of the one before."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
+from lut.calibrate import Calibration
 from lut.measure.runtime import Program
 from lut.measure.timing import Timing
 from lut.profile import DeviceProfile
 from lut.signature import OpSignature
 from lut.table import Entry, LatencyTable
-from pruning.calibration import IN_TURNS, LOADS, calibrated, in_turns, plain
+from pruning.calibration import IN_TURNS, LOADS, calibrated, in_turns, masks_calibrated, plain
 
 PROFILE = DeviceProfile(hardware="test", runtime="none", runtime_version="0", threads=1, batch=1)
 SIGNATURE = OpSignature(kind="conv", height=4, width=4)
 TABLE = LatencyTable(
     profile=PROFILE, entries={SIGNATURE: {(8, 8): Entry(p50_us=10.0, p90_us=11.0, num_samples=9)}}, scale=3.0, offset_us=7.0
 )  # fmt: skip
+
+
+LOWERED = replace(SIGNATURE, pattern="4x1@1/2")
 
 
 def timing(p50_ms: float) -> Timing:
@@ -67,3 +72,21 @@ def test_a_fit_replaces_the_one_before_and_its_residual_is_kept() -> None:
     assert LatencyTable.from_json(off.to_json()).residual == off.residual > 0 or off.residual == 0
     assert plain(off).entries == TABLE.entries and plain(off).predict_us([(SIGNATURE, 8, 8)]) == 10.0
     assert off.merge(LatencyTable(profile=PROFILE, entries={})).residual == off.residual
+
+
+def test_what_a_lowered_layer_costs_beside_its_entry_is_the_median_over_networks() -> None:
+    entries = {**TABLE.entries, LOWERED: {(8, 8): Entry(p50_us=4.0, p90_us=5.0, num_samples=9)}}
+    table = replace(TABLE, entries=entries, scale=2.0, offset_us=1.0, masked_us=99.0)
+    networks = [[(SIGNATURE, 8, 8), *[(LOWERED, 8, 8)] * num] for num in (1, 2, 4)]
+    told = [lambda table, network=network: table.predict_us(network) for network in networks]
+    # by itself: 1 + 20 + 8 a lowered layer
+    fitted = masks_calibrated(table, told, [29.0 + 3.0, 37.0 + 2 * 5.0, 53.0 + 4 * 60.0])
+    assert fitted.masked_us == pytest.approx(5.0)
+    assert fitted.predict_us(networks[1]) == pytest.approx(47.0)
+    assert fitted.latency_us(SIGNATURE, 8, 8) == 20.0, "layers without a pattern cost what they did"
+    assert masks_calibrated(table, told, [20.0] * 3).latency_us(LOWERED, 8, 8) == 0.0, "nothing costs less than nothing"
+    assert masks_calibrated(table, [lambda table: table.predict_us([])], [20.0]).masked_us == 0.0
+    again = LatencyTable.from_json(fitted.to_json())
+    assert again == fitted and again.merge(LatencyTable(profile=PROFILE, entries={})).masked_us == fitted.masked_us
+    assert fitted.calibrated(Calibration(scale=2.0)).latency_us(LOWERED, 8, 8) == pytest.approx(26.0)
+    assert plain(fitted).latency_us(LOWERED, 8, 8) == 4.0

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -32,6 +33,7 @@ from app.api import (
     whoami,
 )
 from app.api import metrics as metrics_route
+from app.api.submission import add_together
 from app.auth.middleware import TrailMiddleware
 from app.feed import Feed
 from app.links import add_links
@@ -41,6 +43,7 @@ from app.request_metrics import MetricsMiddleware
 from app.retention import tend
 from app.services import Services, open_services
 from app.settings import Settings
+from app.together import Together
 from app.tracing import Tracing
 from app.web import login, pages
 from secateur import __version__
@@ -84,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.services = services
         metrics.watch(services)
         app.state.feed = Feed(services.database, settings.events_poll_s, app.state.stopping)
+        app.state.submissions = Together(partial(add_together, services))
         tasks = [
             asyncio.create_task(_tend(services, app.state.stopping.is_set)),
             asyncio.create_task(app.state.feed.run()),

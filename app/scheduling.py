@@ -1,6 +1,7 @@
 """When a job joins its queue: at once, when the jobs it waits for have succeeded, or never."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.orm import Session
@@ -13,14 +14,32 @@ from app.store.sessions import Database
 log = structlog.get_logger(__name__)
 
 
-def submit(session: Session, queue: Queue, row: PruneJobRow, device: DeviceRow, *, after: Sequence[str] = ()) -> None:
-    """Insert a job that `Jobs.new` has made and queue it in this transaction, or let it wait for the jobs in `after`."""
-    if after:
-        schedule(session, queue, Jobs(session).insert(row), after=after)
-        return
-    _place(session, row, device)
-    Jobs(session).insert(row)
-    _enqueue(session, queue, row)
+@dataclass(frozen=True, kw_only=True)
+class Joining:
+    """A job that `Jobs.new` has made, and that is to be stored and queued."""
+
+    row: PruneJobRow
+    device: DeviceRow
+    after: Sequence[str] = ()
+    """Jobs that it waits for."""
+
+
+def submit(session: Session, queue: Queue, jobs: Collection[Joining]) -> None:
+    """Insert the jobs and queue them in this transaction, in order; those that have jobs to wait for wait."""
+    turns: dict[tuple[str, int, str], int] = {}
+    for job in jobs:
+        if not job.after:
+            row = job.row
+            _place(row, job.device)
+            line = row.queue, row.priority, row.submitter
+            # The database knows nothing yet of those before it.
+            row.turn = turns[line] = turns[line] + 1 if line in turns else Waits(session).next_turn(row)
+    Jobs(session).insert([job.row for job in jobs])
+    for job in jobs:
+        if job.after:
+            schedule(session, queue, job.row, after=job.after)
+        else:
+            _enqueue(session, queue, job.row)
 
 
 def schedule(session: Session, queue: Queue, row: PruneJobRow, *, after: Sequence[str] = ()) -> None:
@@ -52,17 +71,17 @@ def _settle(session: Session, queue: Queue, row: PruneJobRow) -> bool:
     if unmet:
         return False
     with session.no_autoflush:  # one update, and not one for each thing that is looked up meanwhile
-        _place(session, row, Devices(session).get(row.device_id))
+        _place(row, Devices(session).get(row.device_id))
+        row.turn = Waits(session).next_turn(row)
     session.flush()
     _enqueue(session, queue, row)
     return True
 
 
-def _place(session: Session, row: PruneJobRow, device: DeviceRow | None) -> None:
-    """Give the job its queue and its turn there."""
+def _place(row: PruneJobRow, device: DeviceRow | None) -> None:
+    """Give the job its queue."""
     row.queue = AGENTS_QUEUE if device and device.profiles else device_queue(row.device_id)
     row.phase = None
-    row.turn = Waits(session).next_turn(row)
 
 
 def _enqueue(session: Session, queue: Queue, row: PruneJobRow) -> None:

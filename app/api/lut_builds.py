@@ -2,16 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 
 from app.api import wire
 from app.api.job_checks import Faults, check_after
 from app.api.paging import Before, Limit, to_page
-from app.api.submission import IdempotencyKey, cancel_job, require_job, retry_job, submit_once
+from app.api.submission import IdempotencyKey, SubmissionsDep, cancel_job, require_job, retry_job, submit_once
 from app.auth.access import Access, DeviceKeeper, Reader
-from app.auth.limits import check_jobs
 from app.errors import responses
 from app.services import ServicesDep
 from app.store.models import DeviceRow, PruneJobRow
@@ -41,14 +39,17 @@ _KIND = "lut_build"
         "shape_mismatch",
     ),
 )
-def submit(
-    who: DeviceKeeper, spec: LutBuildCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+async def submit(
+    who: DeviceKeeper,
+    spec: LutBuildCreate,
+    services: ServicesDep,
+    submissions: SubmissionsDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Measure every entry the model needs. The answer comes at once; Location is where to watch it."""
 
     def make(session: Session) -> tuple[PruneJobRow, DeviceRow]:
         project_id, image_size, device = _settle(session, who, spec)
-        check_jobs(session, services.settings, project_id, known=who.limits_of(project_id))
         sized = spec.model_copy(update={"image_size": image_size})
         job = Jobs.new(
             project_id=project_id,
@@ -62,7 +63,7 @@ def submit(
         )
         return job, device
 
-    return submit_once(services, who, "/v1/lut-builds", spec, idempotency_key, make, wire.lut_build)
+    return await submit_once(services, submissions, who, "/v1/lut-builds", spec, idempotency_key, make, wire.lut_build)
 
 
 @router.get("", responses=responses("bad_cursor"))

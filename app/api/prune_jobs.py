@@ -2,17 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api import wire
 from app.api.job_checks import check_job
 from app.api.paging import Before, Limit, to_page
-from app.api.submission import IdempotencyKey, cancel_job, require_job, retry_job, submit_once
+from app.api.submission import IdempotencyKey, SubmissionsDep, cancel_job, require_job, retry_job, submit_once
 from app.auth.access import Access, Asker, JobSubmitter, Reader
-from app.auth.limits import check_jobs
 from app.errors import responses
 from app.handlers import no_such_method
 from app.inspection import inspect, require_worker
@@ -44,14 +42,17 @@ _SPEC_CODES = (
     response_model=PruneJob,
     responses=responses("idempotency_key_reused", "job_quota", *_SPEC_CODES),
 )
-def submit(
-    who: JobSubmitter, spec: PruneJobCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+async def submit(
+    who: JobSubmitter,
+    spec: PruneJobCreate,
+    services: ServicesDep,
+    submissions: SubmissionsDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Submit a job. The answer comes at once; Location is where to watch it."""
 
     def make(session: Session) -> tuple[PruneJobRow, DeviceRow]:
         project_id, device = check_job(session, who, spec)
-        check_jobs(session, services.settings, project_id, known=who.limits_of(project_id))
         job = Jobs.new(
             project_id=project_id,
             submitter=who.submitter,
@@ -63,7 +64,7 @@ def submit(
         )
         return job, device
 
-    return submit_once(services, who, "/v1/prune-jobs", spec, idempotency_key, make, wire.job)
+    return await submit_once(services, submissions, who, "/v1/prune-jobs", spec, idempotency_key, make, wire.job)
 
 
 @router.post("/validate", responses=responses("no_worker", "check_failed", "check_timeout", *_SPEC_CODES))

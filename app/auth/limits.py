@@ -85,16 +85,18 @@ def effective(settings: Settings, overrides: Mapping[str, int | None]) -> Limits
     return Limits.model_validate({name: own.get(name, getattr(settings, name)) for name in _LIMITS})
 
 
-def check_jobs(session: Session, settings: Settings, project_id: str, *, known: Limits | None = None) -> None:
+def check_jobs(
+    session: Session, settings: Settings, project_id: str, *, known: Limits | None = None, num_joining: int = 0
+) -> None:
     """Raise ApiProblem (429) unless the project may have one job more; until we commit nobody else adds one.
 
-    `known` are the project's limits where they were looked up a moment ago.
+    `known` are the project's limits where they were looked up a moment ago; `num_joining` jobs are about to be inserted.
     """
     most = (known or _limits(session, settings, project_id)).max_active_jobs
     if not most:
         return
     Projects(session).get(project_id, lock=True)
-    num_active = Projects(session).num_active_jobs(project_id)
+    num_active = Projects(session).num_active_jobs(project_id) + num_joining
     if num_active >= most:
         detail = f"The project has {num_active} jobs that have not ended; it may have {most}."
         raise ApiProblem("job_quota", detail, headers={"Retry-After": str(JOBS_AGAIN_S)})

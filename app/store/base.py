@@ -2,7 +2,9 @@
 
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, String
@@ -79,3 +81,21 @@ class Base(DeclarativeBase):
 def new_id(prefix: str) -> str:
     """Return `<prefix>_<28 hex digits>`: ids sort by the time they were made, on every collation."""
     return f"{prefix}_{time.time_ns():016x}{secrets.token_hex(6)}"
+
+
+def values_of(row: Base) -> dict[str, Any]:
+    """Return what a row that is not stored yet holds, by column, defaults filled in; without what the database fills in."""
+    given = vars(row)
+    return {name: given[name] if name in given else default() for name, default in _defaults(type(row)).items()}
+
+
+@cache
+def _defaults(kind: type[Base]) -> dict[str, Callable[[], Any]]:
+    columns: dict[str, Any] = {column.name: column.default for column in kind.__table__.columns}
+    return {name: partial(_made, one) for name, one in columns.items() if one is None or not one.is_clause_element}
+
+
+def _made(default: Any) -> Any:
+    if default is None:
+        return None
+    return default.arg(None) if default.is_callable else default.arg

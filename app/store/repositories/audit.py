@@ -1,7 +1,7 @@
 """Who did what, and who was refused: rows are added and read, never changed, and go when they are old."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, Unpack
 
 from sqlalchemy import bindparam, delete, exists, func, insert, select
 from sqlalchemy.orm import Session
@@ -20,7 +20,21 @@ _ADD_WHILE_LIVE = _ADD.from_select(
         exists().where(ApiKeyRow.id == bindparam("key_id", type_=ApiKeyRow.id.type), LIVE)
     ),
 )
+_ADD_ALL = insert(AuditRow.__table__)  # type: ignore[arg-type]
 FORGET_BATCH = 5000
+
+
+class Told(TypedDict):
+    """What a row says."""
+
+    action: str
+    status: int
+    request_id: str
+    address: str
+    key_id: str | None
+    project_id: str | None
+    object_kind: str | None
+    object_id: str | None
 
 
 class Audit:
@@ -29,31 +43,14 @@ class Audit:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def add(
-        self,
-        *,
-        action: str,
-        status: int,
-        request_id: str,
-        address: str,
-        key_id: str | None = None,
-        project_id: str | None = None,
-        object_kind: str | None = None,
-        object_id: str | None = None,
-        while_live: bool = False,
-    ) -> bool:
+    def add(self, *, while_live: bool = False, **told: Unpack[Told]) -> bool:
         """Append a row; with `while_live` only if the key lives. Returns whether it was appended."""
-        values = {
-            "action": action[:200],
-            "status": status,
-            "request_id": request_id[:64],
-            "address": address[:64],
-            "key_id": key_id,
-            "project_id": project_id,
-            "object_kind": object_kind,
-            "object_id": object_id and object_id[:200],
-        }
-        return self._session.scalar(_ADD_WHILE_LIVE if while_live else _ADD, values) is not None
+        return self._session.scalar(_ADD_WHILE_LIVE if while_live else _ADD, _cut(told)) is not None
+
+    def add_all(self, rows: Sequence[Told]) -> None:
+        """Append rows."""
+        if rows:
+            self._session.connection().execute(_ADD_ALL, [_cut(told) for told in rows])
 
     def forget(self, max_age_s: float, *, dry_run: bool = False) -> int:
         """Delete those of the oldest `FORGET_BATCH` rows that are older than this; returns how many (would) go."""
@@ -71,3 +68,11 @@ class Audit:
         if before is not None:
             query = query.where(AuditRow.id < (int(before) if before.isdecimal() and len(before) < 19 else 0))
         return newest_first(self._session, query, AuditRow.id, before=None, limit=limit)
+
+
+def _cut(told: Told) -> dict[str, Any]:
+    """The row, no longer than its columns."""
+    long = {"action": 200, "request_id": 64, "address": 64, "object_id": 200}
+    return {
+        name: value[: long[name]] if name in long and isinstance(value, str) else value for name, value in told.items()
+    }

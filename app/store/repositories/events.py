@@ -1,6 +1,6 @@
 """The history of a job."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, TableValuedAlias, and_, cast, func, insert, literal, or_, select
@@ -11,6 +11,7 @@ from secateur.schemas import JobStatus
 
 # Around the unit of work, which takes longer than the database.
 _ADD = insert(JobEventRow.__table__).returning(JobEventRow.__table__.c.id)  # type: ignore[arg-type]
+_BEGIN = insert(JobEventRow.__table__)  # type: ignore[arg-type]
 LAST = "last event"
 """Where a session's `info` has the columns of the event that was appended last."""
 _ENDED = tuple(status for status in JobStatus if status.ended)
@@ -35,6 +36,11 @@ class Events:
         event_id = int(self._session.execute(_ADD, line).scalar_one())
         self._session.info[LAST] = line | {"id": event_id}
         return event_id
+
+    def begin(self, job_ids: Sequence[str], data: Mapping[str, Any]) -> None:
+        """Add the first line, a status, of jobs that this transaction has inserted."""
+        lines = [{"job_id": job_id, "kind": "status", "data": dict(data)} for job_id in job_ids]
+        self._session.connection().execute(_BEGIN, lines)
 
     def after(self, job_id: str, after_id: int = 0, *, limit: int = 500) -> list[JobEventRow]:
         """Lines with an id above `after_id`, oldest first."""

@@ -2,13 +2,14 @@
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 
-from app.store.base import database_now, new_id
+from app.store.base import database_now, new_id, values_of
 from app.store.models import DEFAULT_PROJECT, PruneJobRow
 from app.store.repositories.events import Events
 from app.store.repositories.pages import RowPage, newest_first
@@ -38,9 +39,8 @@ Running -> queued: begun anew, by other code than before.
 
 ACTIVE = tuple(status for status in JobStatus if not status.ended)
 _NOT_BEGUN: Mapping[str, Any] = {"turn": None, "worker_id": None, "phase": None, "progress": 0.0, "summary": None}
-_COLUMNS = frozenset(PruneJobRow.__table__.columns.keys())
 # Around the unit of work, which takes longer than the database.
-_ADD = insert(PruneJobRow.__table__).returning(PruneJobRow.__table__.c.created_at)  # type: ignore[arg-type]
+_ADD = insert(PruneJobRow.__table__).returning(PruneJobRow.__table__.c.id, PruneJobRow.__table__.c.created_at)  # type: ignore[arg-type]
 
 
 def _new_workflow_id(job_id: str) -> str:
@@ -55,20 +55,23 @@ class Jobs:
 
     def add(self, **values: Any) -> PruneJobRow:
         """Insert a queued job; see `new`."""
-        return self.insert(self.new(**values))
-
-    def insert(self, row: PruneJobRow) -> PruneJobRow:
-        """Insert what `new` has made; it belongs to the session then, defaults filled in."""
-        given = {name: value for name, value in vars(row).items() if name in _COLUMNS}
-        inserted = self._session.connection().execute(_ADD, given)
-        filled = cast(dict[str, Any], inserted.last_inserted_params())
-        stored = dict.fromkeys(_COLUMNS) | filled | {"created_at": inserted.scalar_one()}
-        for name, value in stored.items():
-            set_committed_value(row, name, value)
-        make_transient_to_detached(row)
-        self._session.add(row)
-        Events(self._session).append(row.id, "status", {"status": JobStatus.QUEUED.value}, locked=True)
+        row = self.new(**values)
+        self.insert([row])
         return row
+
+    def insert(self, rows: Sequence[PruneJobRow]) -> None:
+        """Insert what `new` has made; the rows belong to the session then, defaults filled in."""
+        if not rows:
+            return
+        stored = [values_of(row) for row in rows]
+        moments: dict[str, datetime] = dict(iter(self._session.connection().execute(_ADD, stored)))
+        for row, values in zip(rows, stored, strict=True):
+            for name, value in values.items():
+                set_committed_value(row, name, value)
+            set_committed_value(row, "created_at", moments[row.id])
+            make_transient_to_detached(row)
+            self._session.add(row)
+        Events(self._session).begin([row.id for row in rows], {"status": JobStatus.QUEUED.value})
 
     @staticmethod
     def new(

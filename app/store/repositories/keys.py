@@ -96,6 +96,8 @@ class Keys:
 
     def live(self, key_ids: Collection[str]) -> set[str]:
         """Those of the keys that count."""
+        if not key_ids:
+            return set()
         return set(self._session.scalars(select(ApiKeyRow.id).where(ApiKeyRow.id.in_(key_ids), LIVE)))
 
     def use(self, key_id: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, exists, func, or_, select
+from sqlalchemy import Select, and_, bindparam, exists, func, literal_column, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.store.models import DeviceRow, JobWaitRow, PruneJobRow
@@ -13,18 +13,21 @@ from secateur.schemas import JobStatus
 
 WAITING = "waiting"
 _LOST = (JobStatus.FAILED, JobStatus.CANCELLED)
+# Written out: of a parameter no plan that is kept can know that a partial index holds what is asked for, nor how few run.
+_QUEUED, _RUNNING = (
+    PruneJobRow.status == literal_column(f"'{status.value}'") for status in (JobStatus.QUEUED, JobStatus.RUNNING)
+)
 
 
 def _turns() -> Select[int | None, int | None, int | None]:
     """The last turn of the submitter's own jobs that wait, the first of all that wait, and of all that were handed back."""
     peers = (PruneJobRow.queue == bindparam("queue"), PruneJobRow.priority == bindparam("priority"))
-    queued = PruneJobRow.status == JobStatus.QUEUED
     # A job that a worker handed back is on its queue again, with the turn it had.
-    back = and_(PruneJobRow.status == JobStatus.RUNNING, PruneJobRow.worker_id.is_(None))
+    back = and_(_RUNNING, PruneJobRow.worker_id.is_(None))
     first, given_back = (
-        select(func.min(PruneJobRow.turn)).where(one, *peers).scalar_subquery() for one in (queued, back)
+        select(func.min(PruneJobRow.turn)).where(one, *peers).scalar_subquery() for one in (_QUEUED, back)
     )
-    own = select(func.max(PruneJobRow.turn)).where(queued, *peers, PruneJobRow.submitter == bindparam("submitter"))
+    own = select(func.max(PruneJobRow.turn)).where(_QUEUED, *peers, PruneJobRow.submitter == bindparam("submitter"))
     return select(own.scalar_subquery(), first, given_back)
 
 
@@ -65,7 +68,7 @@ class Waits:
         query = (
             select(PruneJobRow.id)
             .where(
-                PruneJobRow.status == JobStatus.QUEUED,
+                _QUEUED,
                 PruneJobRow.turn.is_(None),
                 or_(
                     ~exists().where(wait, needed.status.in_(ACTIVE)),
@@ -81,7 +84,7 @@ class Waits:
         """The job, locked, if it waits and nobody else is at it; else None."""
         query = (
             select(PruneJobRow)
-            .where(PruneJobRow.id == job_id, PruneJobRow.status == JobStatus.QUEUED, PruneJobRow.turn.is_(None))
+            .where(PruneJobRow.id == job_id, _QUEUED, PruneJobRow.turn.is_(None))
             .with_for_update(skip_locked=True)
         )
         return self._session.scalar(query)

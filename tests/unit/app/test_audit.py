@@ -48,7 +48,7 @@ def test_a_change_and_its_row_are_stored_together_or_not_at_all(world: World, mo
         raise RuntimeError("no audit")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Audit, "add", broken)
+        patch.setattr(Audit, "add_all", broken)
         assert world.send(key, "POST", "/v1/prune-jobs", json=body).status_code == 500
     with world.services.database.read() as session:
         assert Jobs(session).page().rows == []
@@ -56,7 +56,7 @@ def test_a_change_and_its_row_are_stored_together_or_not_at_all(world: World, mo
     with monkeypatch.context() as patch:
         patch.setattr(patched, "enqueue_prune", broken)
         assert world.send(key, "POST", "/v1/prune-jobs", json=body).status_code == 500
-    assert [one.status for one in trail(world, action="POST /v1/prune-jobs")] == [500]
+    assert [one.status for one in trail(world, action="POST /v1/prune-jobs")] == [500, 500]
 
 
 def test_the_trail_is_read_in_pages_and_by_what_is_asked_for(world: World) -> None:

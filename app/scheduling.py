@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.queue import AGENTS_QUEUE, Queue, device_queue
 from app.store.models import DeviceRow, PruneJobRow
-from app.store.repositories import Devices, Jobs, Waits
+from app.store.repositories import Devices, Jobs, Turns, Waits
 from app.store.sessions import Database
 
 log = structlog.get_logger(__name__)
@@ -26,14 +26,10 @@ class Joining:
 
 def submit(session: Session, queue: Queue, jobs: Collection[Joining]) -> None:
     """Insert the jobs and queue them in this transaction, in order; those that have jobs to wait for wait."""
-    turns: dict[tuple[str, int, str], int] = {}
-    for job in jobs:
-        if not job.after:
-            row = job.row
-            _place(row, job.device)
-            line = row.queue, row.priority, row.submitter
-            # The database knows nothing yet of those before it.
-            row.turn = turns[line] = turns[line] + 1 if line in turns else Waits(session).next_turn(row)
+    at_once = [job for job in jobs if not job.after]
+    for job in at_once:
+        _place(job.row, job.device)
+    Turns(session).give([job.row for job in at_once])
     Jobs(session).insert([job.row for job in jobs])
     for job in jobs:
         if job.after:
@@ -72,7 +68,7 @@ def _settle(session: Session, queue: Queue, row: PruneJobRow) -> bool:
         return False
     with session.no_autoflush:  # one update, and not one for each thing that is looked up meanwhile
         _place(row, Devices(session).get(row.device_id))
-        row.turn = Waits(session).next_turn(row)
+        Turns(session).give([row])
     session.flush()
     _enqueue(session, queue, row)
     return True

@@ -18,6 +18,7 @@ from app.store.repositories.measurements import Measurements
 from app.store.repositories.models import Models
 from app.store.repositories.pages import RowPage
 from app.store.repositories.projects import Projects, Usage
+from app.store.repositories.turns import Turns
 from app.store.repositories.uploads import Uploads
 from app.store.repositories.waits import Waits
 from app.store.repositories.workers import Workers
@@ -43,6 +44,7 @@ __all__ = [
     "Moved",
     "Projects",
     "RowPage",
+    "Turns",
     "Uploads",
     "Usage",
     "Waits",

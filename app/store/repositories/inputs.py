@@ -37,9 +37,12 @@ class Inputs:
         Nobody deletes the model or the dataset until we commit.
         """
         ids = {"model_id": model_id, "dataset_id": dataset_id, "device_id": device_id}
-        if (found := self._session.execute(_ALL, ids).one_or_none()) is not None:
-            return found[0], found[1], found[2]
-        return (
+        # Jobs that are submitted together are often of the same.
+        shared = self._session.info.setdefault(_ALL, {})
+        key = tuple(ids.values())
+        if key not in shared and (found := self._session.execute(_ALL, ids).one_or_none()) is not None:
+            shared[key] = found[0], found[1], found[2]
+        return shared.get(key) or (
             Models(self._session).get(model_id, share=True),
             Datasets(self._session).get(dataset_id, share=True),
             Devices(self._session).get(device_id),

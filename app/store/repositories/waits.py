@@ -1,41 +1,23 @@
-"""What jobs wait for before they are queued, and whose turn it is when they are."""
+"""What jobs wait for before they are queued."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, exists, func, literal_column, or_, select
+from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.store.models import DeviceRow, JobWaitRow, PruneJobRow
 from app.store.repositories.events import Events
 from app.store.repositories.jobs import ACTIVE, Jobs
+from app.store.repositories.turns import QUEUED
 from secateur.schemas import JobStatus
 
 WAITING = "waiting"
 _LOST = (JobStatus.FAILED, JobStatus.CANCELLED)
-# Written out: of a parameter no plan that is kept can know that a partial index holds what is asked for, nor how few run.
-_QUEUED, _RUNNING = (
-    PruneJobRow.status == literal_column(f"'{status.value}'") for status in (JobStatus.QUEUED, JobStatus.RUNNING)
-)
-
-
-def _turns() -> Select[int | None, int | None, int | None]:
-    """The last turn of the submitter's own jobs that wait, the first of all that wait, and of all that were handed back."""
-    peers = (PruneJobRow.queue == bindparam("queue"), PruneJobRow.priority == bindparam("priority"))
-    # A job that a worker handed back is on its queue again, with the turn it had.
-    back = and_(_RUNNING, PruneJobRow.worker_id.is_(None))
-    first, given_back = (
-        select(func.min(PruneJobRow.turn)).where(one, *peers).scalar_subquery() for one in (_QUEUED, back)
-    )
-    own = select(func.max(PruneJobRow.turn)).where(_QUEUED, *peers, PruneJobRow.submitter == bindparam("submitter"))
-    return select(own.scalar_subquery(), first, given_back)
-
-
-_TURNS = _turns()
 
 
 class Waits:
-    """The `job_wait` table, and the turns of jobs on their queues."""
+    """The `job_wait` table."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -68,7 +50,7 @@ class Waits:
         query = (
             select(PruneJobRow.id)
             .where(
-                _QUEUED,
+                QUEUED,
                 PruneJobRow.turn.is_(None),
                 or_(
                     ~exists().where(wait, needed.status.in_(ACTIVE)),
@@ -84,20 +66,10 @@ class Waits:
         """The job, locked, if it waits and nobody else is at it; else None."""
         query = (
             select(PruneJobRow)
-            .where(PruneJobRow.id == job_id, _QUEUED, PruneJobRow.turn.is_(None))
+            .where(PruneJobRow.id == job_id, QUEUED, PruneJobRow.turn.is_(None))
             .with_for_update(skip_locked=True)
         )
         return self._session.scalar(query)
-
-    def next_turn(self, row: PruneJobRow) -> int:
-        """The place of a job that joins its queue: behind its submitter's own jobs, level with the first that waits.
-
-        Start-time fair queueing: whoever has a thousand jobs waiting takes turns with who has one, and neither can
-        overtake the other for ever.
-        """
-        line = {"queue": row.queue, "priority": row.priority, "submitter": row.submitter}
-        last, first, given_back = self._session.execute(_TURNS, line).one()
-        return last + 1 if last is not None else min((one for one in (first, given_back) if one is not None), default=0)
 
     def measuring(self, row: PruneJobRow) -> PruneJobRow | None:
         """The running build that measures a table the job needs, or None."""

@@ -12,7 +12,7 @@ from app.queue import HIGHEST_PRIORITY, TURNS
 from app.scheduling import release, schedule
 from app.services import Services
 from app.store.migrate import migrate_tables
-from app.store.repositories import Datasets, Devices, Events, Jobs, Models, Waits
+from app.store.repositories import Datasets, Devices, Events, Jobs, Models, Turns
 from app.store.sessions import Database
 
 
@@ -40,7 +40,8 @@ class Line:
             with self.database.write() as session:
                 row = Jobs(session).add(name="", spec={}, device_id="local", submitter=submitter, **self._inputs)
                 row.queue = "device:local"
-                row.turn = Waits(session).next_turn(row)
+                Turns(session).give([row])
+                assert row.turn is not None
                 self.submitters[row.id] = submitter
                 self.turns[row.id] = row.turn
 

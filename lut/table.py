@@ -141,9 +141,8 @@ class LatencyTable:
         """
         if other.profile != self.profile or other.coarse != self.coarse:
             raise ValueError("tables of different device profiles or keys cannot be merged")
-        entries = {signature: dict(points) for signature, points in self.entries.items()}
-        for signature, points in other.entries.items():
-            entries.setdefault(signature, {}).update(points)
+        each = {**self.entries, **other.entries}
+        entries = {one: {**self.entries.get(one, {}), **other.entries.get(one, {})} for one in each}
         fitted = other if (other.scale, other.offset_us) != (1.0, 0.0) else self
         return replace(
             fitted,
@@ -210,12 +209,9 @@ class LatencyTable:
             }
             for signature, points in sorted(self.entries.items())
         ]
-        head |= {
-            name: value
-            for name in ("masked_us", "drift", "interpolation", "residual")
-            if (value := getattr(self, name))
-        }
-        return head | ({"coarse": True} if self.coarse else {}) | {"profile": asdict(self.profile), "entries": rows}
+        grown = {name: getattr(self, name) for name in ("masked_us", "drift", "interpolation", "residual", "coarse")}
+        head |= {name: value for name, value in grown.items() if value}
+        return head | {"profile": asdict(self.profile), "entries": rows}
 
     @classmethod
     def from_json(cls, data: object) -> "LatencyTable":

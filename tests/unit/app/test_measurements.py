@@ -10,7 +10,7 @@ from app.store.models import MeasurementRow, PruneJobRow
 from app.store.repositories import Devices, Jobs, Measurements, Workers
 from app.store.repositories.measurements import MOST_LOST
 from app.store.sessions import Database
-from tests.unit.app.test_store import add_dataset, add_model
+from tests.unit.app.store_rows import add_dataset, add_model
 
 ONE, OTHER = "1" * 32, "2" * 32
 LONG_S = 60.0

@@ -89,11 +89,12 @@ def case(name: str, profile: DeviceProfile, patterns: tuple[Pattern, ...] = PATT
     )  # fmt: skip
 
 
-def variants(case: Case, table: LatencyTable, *, masked: bool, num: int, seed: int) -> Iterator[Judged]:
-    """Yield random variants of the widths that the table's stair offers, every second one masked where `masked`."""
+def variants(case: Case, table: LatencyTable, *, masked_every: int, num: int, seed: int) -> Iterator[Judged]:
+    """Yield random variants of the widths that the table's stair offers; none masked for 0, or all (1), or every second (2)."""
     choices = width_choices(case.groups, table)
     drawn = random_variants(
-        case.network, case.groups, choices, case.modules, case.patterns if masked else (), num=num, seed=seed
+        case.network, case.groups, choices, case.modules, case.patterns if masked_every else (), num=num,
+        masked_every=masked_every, seed=seed,
     )  # fmt: skip
     for number, one in enumerate(drawn):
         kind = "masked" if one.patterns else "slimmed"

@@ -69,8 +69,8 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if options.full:
         tables["full"], _ = _measured(case, options.tables, full=True)
         yield {"kind": "table", "table": "full", "num_points_full_grid": points, **_figures(tables["full"])}
-    train = [case.itself(), *variants(case, table, masked=False, num=NUM_NETWORKS, seed=options.seed)]
-    masked = [one for one in variants(case, table, masked=True, num=2 * NUM_MASKED, seed=options.seed) if one.patterns]
+    train = [case.itself(), *variants(case, table, masked_every=0, num=NUM_NETWORKS, seed=options.seed)]
+    masked = list(variants(case, table, masked_every=1, num=NUM_MASKED, seed=options.seed))
     fitted = _timed(case, [*train[1:], *masked], options)
     truth = [fitted.dense_us, *fitted.measured_us][: len(train)]
 
@@ -83,7 +83,7 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     own = trusted["adaptive"]
     yield {"kind": "calibration"} | {key: getattr(own, key) for key in ("scale", "offset_us", "masked_us", "residual")}
     judged = [
-        *variants(case, table, masked=True, num=options.variants, seed=options.seed + 1),
+        *variants(case, table, masked_every=2, num=options.variants, seed=options.seed + 1),
         *plans(case, own, options.plans, options.seed),
     ]
     macs = fit([one.macs for one in train], truth)

@@ -55,18 +55,19 @@ def in_turns(
 
 
 def calibrated(table: LatencyTable, sums_us: Sequence[float], measured_us: Sequence[float]) -> LatencyTable:
-    """Return the table with scale, offset and residual fitted on whole networks, whatever they were before.
+    """Return the table with scale, offset and residual fitted on whole networks without masks, whatever they were before.
 
     `sums_us` are the plain sums of entries (`plain(table)`). Raises ValueError as `lut.calibrate.fit`.
     """
     calibration = fit(sums_us, measured_us)
-    return replace(plain(table).calibrated(calibration), residual=calibration.residual)
+    return replace(plain(table).calibrated(calibration), residual=calibration.residual, masked_us=table.masked_us)
 
 
 def masks_calibrated(
     table: LatencyTable, predict_us: Sequence[Callable[[LatencyTable], float]], measured_us: Sequence[float]
 ) -> LatencyTable:
-    """Return the table, calibrated on slimmed networks, with what a lowered layer costs beyond its entry: the median over masked ones.
+    """Return the table, calibrated on slimmed networks, with what a lowered layer costs beyond its entry: the median over masked ones;
+    as it is where there are none.
 
     A runtime changes layouts around gathers and grouped convolutions, and fuses less there than it does for one operator by
     itself; most of that is the same for a small layer and a large one.
@@ -79,7 +80,7 @@ def masks_calibrated(
         for predict, us in zip(predict_us, measured_us, strict=True)
         if (num := predict(one) - (told := predict(bare))) > 0
     ]
-    return replace(table, masked_us=median(missed) if missed else 0.0)
+    return replace(table, masked_us=median(missed)) if missed else table
 
 
 def plain(table: LatencyTable) -> LatencyTable:

@@ -42,11 +42,12 @@ def random_variants(
     patterns: Sequence[Pattern] = (),
     *,
     num: int,
+    masked_every: int = 2,
     seed: int = 0,
 ) -> Iterator[Variant]:
     """Yield `num` variants of offered widths: each has a share of its own, uniform in 0.25 to 1, around which its groups vary.
 
-    Where there are patterns, every second variant gives each layer that may have one a pattern or none, by a fair coin.
+    Where there are patterns, every so many-th variant gives each layer that may have one a pattern or none, by a fair coin.
     Which units stay is random. The weights are the network's own.
 
     Args:
@@ -56,6 +57,7 @@ def random_variants(
         modules: `pruning.patterns.tables.maskable` of it; none has a pattern without.
         patterns: lowerable ones.
         num: how many.
+        masked_every: 1 for masked ones alone, 2 for every second.
         seed: of everything that is drawn; the first variants do not depend on `num`.
     """
     random = np.random.default_rng(seed)
@@ -69,7 +71,7 @@ def random_variants(
         }
         keep = {group: np.sort(random.permutation(units[group])[:width]) for group, width in widths.items()}
         chosen: dict[str, Pattern] = {}
-        if patterns and number % 2:
+        if patterns and number % masked_every == masked_every - 1:
             drawn = {name: patterns[int(random.integers(len(patterns)))] for name in modules}
             chosen = {name: pattern for name, pattern in drawn.items() if random.random() < MASKED_SHARE}
         yield Variant(network=_built(network, groups, keep, modules, chosen, seed), widths=widths, patterns=chosen)

@@ -118,7 +118,7 @@ def _add(session: Session, services: Services, wanted: Sequence[Submission]) -> 
     live = Keys(session).live({one.who.key.id for one in wanted if one.who.key is not None})
     found: dict[int, PruneJobRow | Exception] = {}
     jobs: dict[int, Joining] = {}
-    # Projects may be locked: by all processes in the same order.
+    # Projects may be locked: by all processes in the same order, but for an administrator's jobs of other projects.
     for place, one in sorted(enumerate(wanted), key=lambda numbered: numbered[1].who.project_id):
         try:
             if one.who.key is not None and one.who.key.id not in live:

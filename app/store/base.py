@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, String
+from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, String, Table
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -83,6 +83,13 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{time.time_ns():016x}{secrets.token_hex(6)}"
 
 
+def table_of(kind: type[Base]) -> Table:
+    """Return a class's table, for statements around the unit of work, which takes longer than the database."""
+    table = kind.__table__
+    assert isinstance(table, Table)
+    return table
+
+
 def values_of(row: Base) -> dict[str, Any]:
     """Return what a row that is not stored yet holds, by column, defaults filled in; without what the database fills in."""
     given = vars(row)
@@ -91,7 +98,7 @@ def values_of(row: Base) -> dict[str, Any]:
 
 @cache
 def _defaults(kind: type[Base]) -> dict[str, Callable[[], Any]]:
-    columns: dict[str, Any] = {column.name: column.default for column in kind.__table__.columns}
+    columns: dict[str, Any] = {column.name: column.default for column in table_of(kind).columns}
     return {name: partial(_made, one) for name, one in columns.items() if one is None or not one.is_clause_element}
 
 

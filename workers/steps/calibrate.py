@@ -78,9 +78,9 @@ def _variants(
     """Return the slimmed networks, then the masked ones."""
     network, groups, costs = parts
     slimmed = random_variants(network, groups, choices, num=NUM_NETWORKS, seed=seed)
-    modules, num = maskable(network, costs), 2 * NUM_MASKED  # every second is masked
-    mixed = random_variants(network, groups, choices, modules, patterns, num=num if patterns else 0, seed=seed)
-    return [*slimmed, *(one for one in mixed if one.patterns)]
+    modules, num = maskable(network, costs), NUM_MASKED if patterns else 0
+    masked = random_variants(network, groups, choices, modules, patterns, num=num, masked_every=1, seed=seed)
+    return [*slimmed, *masked]
 
 
 def _told_us(costs: Sequence[Operator], one: Variant, table: LatencyTable) -> float:

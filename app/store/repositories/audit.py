@@ -6,21 +6,21 @@ from typing import Any, TypedDict, Unpack
 from sqlalchemy import bindparam, delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
-from app.store.base import database_now
+from app.store.base import database_now, table_of
 from app.store.models import ApiKeyRow, AuditRow
 from app.store.repositories.keys import LIVE
 from app.store.repositories.pages import RowPage, newest_first
 
-# Around the unit of work, which takes longer than the database.
-_ADD = insert(AuditRow.__table__).returning(AuditRow.__table__.c.id)  # type: ignore[arg-type]
-_TOLD = [column for column in AuditRow.__table__.columns if column.name not in ("id", "created_at")]
+_TABLE = table_of(AuditRow)
+_ADD_ALL = insert(_TABLE)
+_ADD = _ADD_ALL.returning(_TABLE.c.id)
+_TOLD = [column for column in _TABLE.columns if column.name not in ("id", "created_at")]
 _ADD_WHILE_LIVE = _ADD.from_select(
     _TOLD,
     select(*(bindparam(column.name, type_=column.type) for column in _TOLD)).where(
         exists().where(ApiKeyRow.id == bindparam("key_id", type_=ApiKeyRow.id.type), LIVE)
     ),
 )
-_ADD_ALL = insert(AuditRow.__table__)  # type: ignore[arg-type]
 FORGET_BATCH = 5000
 
 

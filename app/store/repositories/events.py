@@ -6,12 +6,12 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, TableValuedAlias, and_, cast, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
+from app.store.base import table_of
 from app.store.models import JobEventRow, PruneJobRow
 from secateur.schemas import JobStatus
 
-# Around the unit of work, which takes longer than the database.
-_ADD = insert(JobEventRow.__table__).returning(JobEventRow.__table__.c.id)  # type: ignore[arg-type]
-_BEGIN = insert(JobEventRow.__table__)  # type: ignore[arg-type]
+_BEGIN = insert(table_of(JobEventRow))
+_ADD = _BEGIN.returning(table_of(JobEventRow).c.id)
 LAST = "last event"
 """Where a session's `info` has the columns of the event that was appended last."""
 _ENDED = tuple(status for status in JobStatus if status.ended)

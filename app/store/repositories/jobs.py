@@ -9,7 +9,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 
-from app.store.base import database_now, new_id, values_of
+from app.store.base import database_now, new_id, table_of, values_of
 from app.store.models import DEFAULT_PROJECT, PruneJobRow
 from app.store.repositories.events import Events
 from app.store.repositories.pages import RowPage, newest_first
@@ -39,8 +39,8 @@ Running -> queued: begun anew, by other code than before.
 
 ACTIVE = tuple(status for status in JobStatus if not status.ended)
 _NOT_BEGUN: Mapping[str, Any] = {"turn": None, "worker_id": None, "phase": None, "progress": 0.0, "summary": None}
-# Around the unit of work, which takes longer than the database.
-_ADD = insert(PruneJobRow.__table__).returning(PruneJobRow.__table__.c.id, PruneJobRow.__table__.c.created_at)  # type: ignore[arg-type]
+_TABLE = table_of(PruneJobRow)
+_ADD = insert(_TABLE).returning(_TABLE.c.id, _TABLE.c.created_at)
 
 
 def _new_workflow_id(job_id: str) -> str:

@@ -50,10 +50,11 @@ def test_plans_are_told_within_their_budgets_and_some_are_masked(judged: tuple[C
 
 def test_variants_come_with_what_they_were_made_of(judged: tuple[Case, LatencyTable]) -> None:
     here, table = judged
-    found = list(variants(here, table, masked=True, num=3, seed=0))
+    found = list(variants(here, table, masked_every=2, num=3, seed=0))
     assert [bool(one.patterns) for one in found] == [False, True, False]
     assert [one.kind for one in found] == ["slimmed", "masked", "slimmed"]
-    assert not any(one.patterns for one in variants(here, table, masked=False, num=3, seed=0))
+    assert all(one.kind == "masked" for one in variants(here, table, masked_every=1, num=3, seed=0))
+    assert not any(one.patterns for one in variants(here, table, masked_every=0, num=3, seed=0))
     assert all(here.sum_us(table, one) < here.sum_us(table, here.itself()) for one in found)
     assert all(one.macs < here.itself().macs for one in found)
 

@@ -85,7 +85,9 @@ def test_what_a_lowered_layer_costs_beside_its_entry_is_the_median_over_networks
     assert fitted.predict_us(networks[1]) == pytest.approx(47.0)
     assert fitted.latency_us(SIGNATURE, 8, 8) == 20.0, "layers without a pattern cost what they did"
     assert masks_calibrated(table, told, [20.0] * 3).latency_us(LOWERED, 8, 8) == 0.0, "nothing costs less than nothing"
-    assert masks_calibrated(table, [lambda table: table.predict_us([])], [20.0]).masked_us == 0.0
+    # Who measures no masked network leaves what an earlier measurement found.
+    assert masks_calibrated(table, [lambda table: table.predict_us([])], [20.0]) == table
+    assert masks_calibrated(calibrated(fitted, [10.0], [12.0]), [], []).masked_us == fitted.masked_us
     again = LatencyTable.from_json(fitted.to_json())
     assert again == fitted and again.merge(LatencyTable(profile=PROFILE, entries={})).masked_us == fitted.masked_us
     assert fitted.calibrated(Calibration(scale=2.0)).latency_us(LOWERED, 8, 8) == pytest.approx(26.0)

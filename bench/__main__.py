@@ -4,6 +4,11 @@ import importlib
 import sys
 from pathlib import Path
 
+from lut.measure.memory import restart
+
+APART = ("demo", "service")
+"""Benches that start the service, whose processes see to their own memory."""
+
 
 def names() -> list[str]:
     """Return the benches there are."""
@@ -20,4 +25,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] not in APART:
+        restart()
     sys.exit(main(sys.argv[1:]))

@@ -46,6 +46,8 @@ def profile_from_json(data: dict[str, Any]) -> DeviceProfile:
     for name, value in asdict(profile).items():
         if name in ("threads", "batch"):
             whole(value, name)
+        elif name == "huge_pages" and isinstance(value, bool):
+            continue
         elif not isinstance(value, str) or not _TEXT.fullmatch(value):
             raise ValueError("the device profile has a field of the wrong type")
     return profile

@@ -22,9 +22,12 @@ class DeviceProfile:
     """`fp32` or `fp16`."""
     layout: str = "nchw"
     """Layout of the maps a network is given: `nchw`, or `nhwc` (channels last)."""
+    huge_pages: bool = False
+    """Whether weights and maps lie in huge pages (`lut.measure.memory`); of a GPU, False."""
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits of SHA-256 over all fields: the identity of the profile."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Sixteen hex digits of SHA-256 over all fields, `huge_pages` where they are: the identity of the profile."""
+        fields = {name: value for name, value in asdict(self).items() if name != "huge_pages" or value}
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]

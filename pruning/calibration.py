@@ -1,8 +1,10 @@
 """A latency table's scale and offset, fitted on whole slimmed networks, and what its masked layers cost (method section 9)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
+
+import numpy as np
 
 from lut.calibrate import fit
 from lut.measure.runtime import Program
@@ -35,23 +37,50 @@ def in_turns(
     networks: Sequence[Program],
     num_loads: int = LOADS,
 ) -> Turns:
-    """Return the p50 latencies of networks, each timed in turns with the dense one by `measure`, as the mean over loads.
+    """Return the p50 latencies of networks, each timed in turns with the dense one and a few others by `measure`, as the mean over
+    loads.
 
-    All have been loaded once before any is loaded again: what disturbs the machine for some seconds disturbs one load of each.
+    All have been loaded once before any is loaded again, and then with others: what disturbs the machine for some seconds, or the
+    memory that the dense network happens to get, disturbs one load of each, and not the same ones each time.
     """
-    parts = [networks[start : start + IN_TURNS] for start in range(0, len(networks), IN_TURNS)]
-    dense_us: list[float] = []
-    ratios: list[list[float]] = []
+    programs, random = [dense, *networks], np.random.default_rng(0)
+    dense_ms: list[float] = []
+    ratios: dict[int, list[float]] = {number: [] for number in range(1, len(programs))}
+    turns: list[dict[int, float]] = []
     for _ in range(num_loads):
-        loaded = [measure([dense, *some]) for some in parts]
-        dense_us.append(1e3 * loaded[0][0].p50_ms)
-        ratios.append([timing.over(base) for base, *timings in loaded for timing in timings])
-    by_network = list(zip(*ratios, strict=True))
+        order = random.permutation(len(networks)) + 1
+        for start in range(0, len(order), IN_TURNS):
+            part = [0, *order[start : start + IN_TURNS].tolist()]
+            base, *timings = some = measure([programs[number] for number in part])
+            dense_ms.append(base.p50_ms)
+            turns.append(dict(zip(part, _levels(some), strict=True)))
+            for number, timing in zip(part[1:], timings, strict=True):
+                ratios[number].append(timing.over(base))
+    dense_us = 1e3 * fmean(dense_ms)
     return Turns(
-        dense_us=fmean(dense_us),
-        measured_us=tuple(fmean(dense_us) * fmean(some) for some in by_network),
-        spread=tuple(max(some) / min(some) - 1 for some in by_network),
+        dense_us=dense_us,
+        measured_us=tuple(dense_us * level for level in _relative(len(programs), turns)[1:]),
+        spread=tuple(max(some) / min(some) - 1 for some in ratios.values()),
     )
+
+
+def _levels(timings: Sequence[Timing]) -> list[float]:
+    """Return by how much each takes longer than all do on average, float64 logarithms: the median over rounds."""
+    rounds = [timing.rounds_ms or (timing.p50_ms,) for timing in timings]
+    logs = np.log([some[: min(map(len, rounds))] for some in rounds])
+    return np.median(logs - logs.mean(axis=0), axis=1).tolist()  # type: ignore[no-any-return]
+
+
+def _relative(num: int, turns: Sequence[Mapping[int, float]]) -> list[float]:
+    """Return what each of `num` networks takes over the first one, by logarithms of those that had turns together: a network has its
+    level, and each of `turns` a pace of its own, by least squares.
+    """
+    rows = [(number, num + turn, level) for turn, some in enumerate(turns) for number, level in some.items()]
+    design = np.zeros((len(rows), num + len(turns)))
+    for row, (network, pace, _) in enumerate(rows):
+        design[row, [network, pace]] = 1.0
+    levels = np.linalg.lstsq(design, np.array([level for *_, level in rows]))[0][:num]
+    return np.exp(levels - levels[0]).tolist()  # type: ignore[no-any-return]
 
 
 def calibrated(table: LatencyTable, sums_us: Sequence[float], measured_us: Sequence[float]) -> LatencyTable:

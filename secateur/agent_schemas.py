@@ -39,6 +39,7 @@ class AgentProfile(Wire):
     batch: Batch = 1
     dtype: Literal["fp32", "fp16"] = "fp32"
     layout: Literal["nchw", "nhwc"] = "nchw"
+    huge_pages: bool = Field(strict=True, default=False)
 
 
 class AgentHello(Wire):

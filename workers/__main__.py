@@ -1,10 +1,12 @@
 """`python -m workers --slot 0 --device local`: one worker process, which owns one physical device of this machine."""
 
 import argparse
+import os
 import sys
 
 from app.logs import configure_logs
 from app.settings import Settings
+from lut.measure.memory import environment
 from workers.device import UnknownDevice, describe
 from workers.locks import SlotTaken
 from workers.pipeline import PRUNE
@@ -20,6 +22,7 @@ def main() -> int:
     parser.add_argument("--device", default="local", help="physical device it measures and trains on")
     parser.add_argument("--class", dest="device_class", help="queue it takes jobs from; by default the device's")
     options = parser.parse_args()
+    os.environ.update(environment(os.environ))  # for its children, which measure
     settings = Settings()
     configure_logs(settings)
     try:

@@ -46,6 +46,7 @@ class LutForm(BaseModel):
     batch: Batch | None = None
     dtype: Text = "fp32"
     layout: Text = "nchw"
+    huge_pages: bool = False
 
 
 _FIELDS = {
@@ -55,7 +56,7 @@ _FIELDS = {
     "batch": {"type": "integer", "description": "CSV: the batch whose rows are read, where the file has several."},
     **{
         name: {"type": "string", "description": "CSV: of the device profile."}
-        for name in ("hardware", "runtime", "runtime_version", "threads", "dtype", "layout")
+        for name in ("hardware", "runtime", "runtime_version", "threads", "dtype", "layout", "huge_pages")
     },
 }
 UPLOAD_BODY: dict[str, Any] = {

@@ -45,6 +45,7 @@ class CsvProfile:
     """Rows of this batch are read; None where the file has one batch only."""
     dtype: str = "fp32"
     layout: str = "nchw"
+    huge_pages: bool = False
 
 
 def from_csv(text: str, about: CsvProfile) -> LatencyTable:
@@ -76,6 +77,7 @@ def from_csv(text: str, about: CsvProfile) -> LatencyTable:
     profile = DeviceProfile(
         hardware=about.hardware, runtime=about.runtime, runtime_version=about.runtime_version,
         threads=about.threads, batch=batch, dtype=about.dtype, layout=about.layout,
+        huge_pages=about.huge_pages,
     )  # fmt: skip
     step = median_low(math.gcd(*(c_out for _, c_out in points)) for points in entries.values())
     return LatencyTable(profile=profile, entries=entries, step=step, coarse=not full)

@@ -7,6 +7,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from lut.measure.memory import in_huge_pages
 from lut.measure.runtime import RuntimeAbsent
 from lut.profile import DeviceProfile
 
@@ -14,11 +15,12 @@ _QUERY_TIMEOUT_S = 30
 
 
 def cpu_profile(runtime: str, version: str, threads: int, batch: int, layout: str = "nchw") -> DeviceProfile:
-    """Return a float32 profile of this machine's CPU. Raises ValueError for threads or batch below 1."""
+    """Return a float32 profile of this machine's CPU and this process's memory. Raises ValueError for threads or batch below 1."""
     _check(threads, batch)
     return DeviceProfile(
-        hardware=cpu_name(), runtime=runtime, runtime_version=version, threads=threads, batch=batch, layout=layout
-    )
+        hardware=cpu_name(), runtime=runtime, runtime_version=version, threads=threads, batch=batch, layout=layout,
+        huge_pages=in_huge_pages(os.environ),
+    )  # fmt: skip
 
 
 def gpu_profile(

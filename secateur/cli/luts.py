@@ -156,7 +156,10 @@ def print_lut(found: Lut) -> None:
     published = "unpublished" if found.published_version is None else f"version {found.published_version} published"
     typer.echo(f"{found.id}  version {found.version}, {published}")
     typer.echo(f"{found.device_id}: {profile['hardware']}, {profile['runtime']} {profile['runtime_version']}".rstrip())
-    typer.echo(f"threads {profile['threads']}, batch {profile['batch']}, {profile['dtype']}, {profile['layout']}")
+    pages = ", huge pages" if profile.get("huge_pages") else ""
+    typer.echo(
+        f"threads {profile['threads']}, batch {profile['batch']}, {profile['dtype']}, {profile['layout']}{pages}"
+    )
     typer.echo(f"{found.num_entries:,} entries of {found.num_signatures} operators, stair {found.step}")
     if found.coarse:
         typer.echo(f"coarse: {COARSE}")

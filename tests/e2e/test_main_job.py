@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 from safetensors.torch import load_file
 
+from lut.measure.memory import environment, in_huge_pages
 from secateur import Client, Job
 from secateur.schemas import Dataset, JobStatus, Model
 from tests.e2e.conftest import Server
@@ -101,7 +102,8 @@ def test_a_worker_killed_while_it_fine_tunes_finishes_the_same_job_once_and_meas
     server: Server, inputs: tuple[Model, Dataset]
 ) -> None:
     process, client = server
-    num_tables = len(list(client.luts()))
+    tables = list(client.luts())
+    assert {table.profile["huge_pages"] for table in tables} == {in_huge_pages(environment(os.environ))}
     job = submit(client, inputs, finetune={"max_epochs": 6, "max_minutes": 2}, solver="halp", saliency="bn_taylor")
     eventually(lambda: [e for e in history(client, job) if e.get("epoch", 0) >= 1], "the first epoch")
     (worker,) = children(process.pid, "workers")
@@ -110,7 +112,7 @@ def test_a_worker_killed_while_it_fine_tunes_finishes_the_same_job_once_and_meas
     assert state.outcome == "budget_met"
     assert state.state.attempt == 2
     assert state.summary is not None and state.summary["num_entries_measured"] == 0
-    assert len(list(client.luts())) == num_tables
+    assert len(list(client.luts())) == len(tables)
     events = list(job.events())
     ends = [event for event in events if event.kind == "status" and event.data.get("status") == "succeeded"]
     phases = [event.data["phase"] for event in events if event.kind == "phase"]

@@ -1,5 +1,6 @@
 """Agents measure for a service elsewhere, whatever becomes of them, of the network and of the service."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lut.measure.memory import environment, in_huge_pages
 from lut.table import LatencyTable
 from pruning.export import to_onnx
 from pruning.trace import trace
@@ -53,6 +55,7 @@ def test_a_table_is_built_on_a_device_elsewhere(service: Service, model: Model, 
     assert build.status == JobStatus.SUCCEEDED, build.failure
     (lut,) = service.client.luts(device=DEVICE)
     assert lut.num_entries > 10 and lut.profile["runtime"] == "onnxruntime"
+    assert lut.profile["huge_pages"] == in_huge_pages(environment(os.environ))
     table = LatencyTable.load(service.client.export_lut(lut.id, tmp_path / "table.json"))
     assert table.num_entries == lut.num_entries
     assert stop(agent) == 0

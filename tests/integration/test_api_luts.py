@@ -52,9 +52,9 @@ def device(service: Service) -> str:
 
 
 def test_a_published_csv_becomes_a_coarse_table_with_pictures_and_csv(service: Service, device: str) -> None:
-    lut = imported(service, CSV, device, hardware="TITAN V", name="titan.csv")
+    lut = imported(service, CSV, device, hardware="TITAN V", name="titan.csv", huge_pages="true")
     assert lut.coarse and lut.imported and (lut.num_entries, lut.step, lut.version) == (6, 32, 1)
-    assert lut.profile["hardware"] == "TITAN V" and lut.profile["batch"] == 4
+    assert lut.profile["hardware"] == "TITAN V" and lut.profile["batch"] == 4 and lut.profile["huge_pages"] is True
     url = f"/v1/luts/{lut.id}"
     assert service.client.get(url).json() == lut.model_dump(mode="json")
     file = service.client.get(f"{url}/file")

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from rich.console import Console
 
+from lut.measure.memory import restart
 from secateur.client import KEY_VARIABLE
 from workers.agent.link import Link, Refused
 from workers.agent.tasks import RUNTIMES, profiles
@@ -55,4 +56,5 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
+    restart()
     sys.exit(main())

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lut.analytic import RUNTIME
+from lut.measure.memory import TUNABLES, VARIABLE
 from pruning.report import build_report, render_html
 from secateur import __version__
 from workers.context import StepContext
@@ -51,9 +52,7 @@ def fields(spec: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
         "budget_ms": exported["slim"]["budget_ms"] if exported else prepared["budget_ms"],
         "min_achievable_ms": plan["min_achievable_ms"],
         "model": {key: spec["model"].get(key) for key in ("name", "arch", "sha256")},
-        "device": {
-            key: profile[key] for key in ("hardware", "runtime", "runtime_version", "threads", "batch", "dtype")
-        },
+        "device": _device(profile),
         "classes": prepared["classes"],
         "class_map_source": prepared["class_map"]["source"],
         "reported_split": _split(prepared["splits"]["reported"]),
@@ -154,6 +153,12 @@ def _limit(row: Mapping[str, Any], exported: Mapping[str, Any] | None) -> dict[s
         return {"name": f"{row['device']}, a model, batch {profile['batch']}", "unit": "ms", **figures}
     threads = "1 thread" if profile["threads"] == 1 else f"{profile['threads']} threads"
     return {"name": f"{row['device']}, {threads}, batch {profile['batch']}", "unit": "ms", **figures}
+
+
+def _device(profile: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("hardware", "runtime", "runtime_version", "threads", "batch", "dtype")
+    memory = f"huge pages: run the network with {VARIABLE}={TUNABLES}" if profile["huge_pages"] else "ordinary pages"
+    return {key: profile[key] for key in keys} | {"memory": memory}
 
 
 def _frontier(plan: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ AGENT = "1" * 32
 PROFILE = {
     "hardware": "Jetson", "runtime": "onnxruntime", "runtime_version": "1", "threads": 1, "batch": 1, "dtype": "fp32",
     "layout": "nchw",
+    "huge_pages": False,
 }  # fmt: skip
 PARTS = (Scope.READ, Scope.SUBMIT, Scope.DEVICES, Scope.AGENT)
 _numbers = itertools.count(1)

@@ -19,6 +19,7 @@ from tests.unit.app.test_measurements import ONE, OTHER, add_job, ask
 PROFILE = {
     "hardware": "Jetson", "runtime": "onnxruntime", "runtime_version": "1", "threads": 1, "batch": 1, "dtype": "fp32",
     "layout": "nchw",
+    "huge_pages": False,
 }  # fmt: skip
 SIGNATURE = {"kind": "conv", "height": 8, "width": 8}
 REQUEST = {"signature": SIGNATURE, "c_ins": [3], "c_outs": [8, 16], "paired": False, "count": 1}

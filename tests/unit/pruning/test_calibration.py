@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_a_machine_that_gets_slower_changes_nothing() -> None:
     networks = [Program(onnx=str(ms).encode()) for ms in (8.0, 6.0, 4.0, 3.0, 2.0, 1.0)]
     turns = in_turns(measure, Program(onnx=b"10.0"), networks)
     assert sizes == LOADS * [1 + IN_TURNS, 1 + len(networks) - IN_TURNS]
-    assert turns.dense_us == pytest.approx((15_000 + 33_750) / LOADS)
+    assert turns.dense_us == pytest.approx(fmean(1e4 * 1.5 ** (1 + turn) for turn in range(2 * LOADS)))
     assert [us / turns.dense_us for us in turns.measured_us] == pytest.approx([0.8, 0.6, 0.4, 0.3, 0.2, 0.1])
     assert turns.spread == pytest.approx([0.0] * 6, abs=1e-9)
 
@@ -60,7 +61,38 @@ def test_what_loads_of_one_network_differ_by_is_told() -> None:
     networks = [Program(onnx=str(ms).encode()) for ms in (8.0, 6.0)]
     turns = in_turns(measure, Program(onnx=b"10.0"), networks, num_loads=4)
     assert turns.spread == pytest.approx([1.02 / 0.9 - 1] * 2)
-    assert turns.measured_us == pytest.approx([7840.0, 5880.0])
+    mean = (1.0 * 1.02 * 0.9 * 1.0) ** 0.25
+    assert turns.measured_us == pytest.approx([mean * 8000, mean * 6000])
+
+
+def test_where_the_dense_network_lies_badly_once_the_others_tell_how_they_stand() -> None:
+    """Six networks, four loads in two parts each; the dense one takes a fifth longer in one of the eight."""
+    luck = iter([1.0, 1.2] + [1.0] * 6)
+    together: list[set[bytes]] = []
+
+    def measure(programs: Sequence[Program]) -> list[Timing]:
+        given = [program.onnx for program in programs if isinstance(program.onnx, bytes)]
+        together.append(set(given[1:]))
+        dense, *others = map(float, given)
+        return [timing(next(luck) * dense), *map(timing, others)]
+
+    levels = (8.0, 6.0, 4.0, 3.0, 2.0, 1.0)
+    turns = in_turns(measure, Program(onnx=b"10.0"), [Program(onnx=str(ms).encode()) for ms in levels], num_loads=4)
+    found = [10 * us / turns.dense_us / ms for us, ms in zip(turns.measured_us, levels, strict=True)]
+    assert max(found) / min(found) < 1.02, (
+        "over the dense network alone: 4 % more for those that shared that load with it"
+    )
+    assert len({frozenset(some) for some in together}) > 2, "another four each time"
+
+
+def test_rounds_that_were_slow_for_all_tell_nothing() -> None:
+    def measure(programs: Sequence[Program]) -> list[Timing]:
+        slow = (1.0, 3.0, 1.0, 2.0, 1.0)
+        given = [float(program.onnx) for program in programs if isinstance(program.onnx, bytes)]
+        return [replace(timing(ms), rounds_ms=tuple(ms * factor for factor in slow)) for ms in given]
+
+    turns = in_turns(measure, Program(onnx=b"10.0"), [Program(onnx=b"5.0"), Program(onnx=b"2.0")])
+    assert [us / turns.dense_us for us in turns.measured_us] == pytest.approx([0.5, 0.2])
 
 
 def test_a_fit_replaces_the_one_before_and_its_residual_is_kept() -> None:

@@ -106,7 +106,7 @@ def test_a_fit_replaces_the_one_before_and_its_residual_is_kept() -> None:
     assert off.merge(LatencyTable(profile=PROFILE, entries={})).residual == off.residual
 
 
-def test_what_a_lowered_layer_costs_beside_its_entry_is_the_median_over_networks() -> None:
+def test_what_a_lowered_layer_costs_beside_its_entry_is_the_middle_of_what_networks_tell() -> None:
     entries = {**TABLE.entries, LOWERED: {(8, 8): Entry(p50_us=4.0, p90_us=5.0, num_samples=9)}}
     table = replace(TABLE, entries=entries, scale=2.0, offset_us=1.0, masked_us=99.0)
     networks = [[(SIGNATURE, 8, 8), *[(LOWERED, 8, 8)] * num] for num in (1, 2, 4)]
@@ -115,6 +115,10 @@ def test_what_a_lowered_layer_costs_beside_its_entry_is_the_median_over_networks
     fitted = masks_calibrated(table, told, [29.0 + 3.0, 37.0 + 2 * 5.0, 53.0 + 4 * 60.0])
     assert fitted.masked_us == pytest.approx(5.0)
     assert fitted.predict_us(networks[1]) == pytest.approx(47.0)
+    # A large network that is off by a few per cent tells less of it than a small one.
+    large = [(SIGNATURE, 8, 8)] * 100 + [(LOWERED, 8, 8)]
+    told_by = [*(lambda table, network=network: table.predict_us(network) for network in (networks[2], large, large))]
+    assert masks_calibrated(table, told_by, [53.0 + 4 * 5.0, 2100.0, 2100.0]).masked_us == pytest.approx(5.0)
     assert fitted.latency_us(SIGNATURE, 8, 8) == 20.0, "layers without a pattern cost what they did"
     assert masks_calibrated(table, told, [20.0] * 3).latency_us(LOWERED, 8, 8) == 0.0, "nothing costs less than nothing"
     # Who measures no masked network leaves what an earlier measurement found.

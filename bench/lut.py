@@ -2,7 +2,8 @@
 table can be trusted.
 
 For each network, runtime, batch and number of threads a table is measured as a job measures it, calibrated on a few random
-slimmed and masked networks and the dense one (each loaded `--loads` times; a job loads them twice),
+slimmed and masked networks and the dense one (each loaded `--loads` times, and up to twice as often where loads differ; a job
+loads them twice to four times),
 and judged on others: random variants (`slimmed`, `masked`), and plans that the solver chose against that very table
 (`plan`), which lean on the entries that are too good to be true. Every network is timed in turns with the dense one, so that
 drift cancels; `spread` is by how much its loads differed. Predictors: `secateur`, the calibrated table (for a plan: the
@@ -190,7 +191,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plans", type=int, default=8, help="solver's plans that each table is judged on")
     parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each network, all loads together")
     parser.add_argument(
-        "--loads", type=int, default=4, help="times each network is loaded to be timed; the mean counts"
+        "--loads",
+        type=int,
+        default=4,
+        help="times each network is loaded to be timed, twice as often where they differ",
     )
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="keep tables here, and use those that are here")
     parser.add_argument("--full", action="store_true", help="also measure every point of the grids")

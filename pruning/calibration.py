@@ -1,6 +1,6 @@
 """A latency table's scale and offset, fitted on whole slimmed networks, and what its masked layers cost (method section 9)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -19,6 +19,8 @@ IN_TURNS = 4
 """Networks timed in turns with the dense one: more would hold too much memory at once."""
 LOADS = 2
 """Times each is loaded and timed: the same network, loaded again, lies elsewhere in memory and is up to 4 % faster or slower."""
+UNSURE = 0.015
+"""Where the mean over loads has a standard error above this, there are more, up to twice as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ def in_turns(
     num_loads: int = LOADS,
 ) -> Turns:
     """Return the p50 latencies of networks, each timed in turns with the dense one and a few others by `measure`, as the mean over
-    loads.
+    `num_loads` loads, up to twice as many where these differ.
 
     All have been loaded once before any is loaded again, and then with others: what disturbs the machine for some seconds, or the
     memory that the dense network happens to get, disturbs one load of each, and not the same ones each time.
@@ -47,7 +49,9 @@ def in_turns(
     dense_ms: list[float] = []
     ratios: dict[int, list[float]] = {number: [] for number in range(1, len(programs))}
     turns: list[dict[int, float]] = []
-    for _ in range(num_loads):
+    for load in range(2 * num_loads):
+        if load >= num_loads and _standard_error(ratios.values()) <= UNSURE:
+            break
         order = random.permutation(len(networks)) + 1
         for start in range(0, len(order), IN_TURNS):
             part = [0, *order[start : start + IN_TURNS].tolist()]
@@ -62,6 +66,12 @@ def in_turns(
         measured_us=tuple(dense_us * level for level in _relative(len(programs), turns)[1:]),
         spread=tuple(max(some) / min(some) - 1 for some in ratios.values()),
     )
+
+
+def _standard_error(ratios: Iterable[Sequence[float]]) -> float:
+    """Return that of the mean of each network's ratios, relative: the median over networks; 0 where it cannot be told."""
+    told = [np.std(np.log(some), ddof=1) / len(some) ** 0.5 for some in ratios if len(some) > 1]
+    return float(np.median(told)) if told else 0.0
 
 
 def _levels(timings: Sequence[Timing]) -> list[float]:

@@ -51,7 +51,7 @@ def test_a_machine_that_gets_slower_changes_nothing() -> None:
 
 
 def test_what_loads_of_one_network_differ_by_is_told() -> None:
-    factors = iter([1.0, 1.02, 0.9, 1.0])
+    factors = iter([1.0, 1.02, 0.99, 1.0])
 
     def measure(programs: Sequence[Program]) -> list[Timing]:
         dense, *others = [float(program.onnx.decode()) for program in programs if isinstance(program.onnx, bytes)]
@@ -60,8 +60,8 @@ def test_what_loads_of_one_network_differ_by_is_told() -> None:
 
     networks = [Program(onnx=str(ms).encode()) for ms in (8.0, 6.0)]
     turns = in_turns(measure, Program(onnx=b"10.0"), networks, num_loads=4)
-    assert turns.spread == pytest.approx([1.02 / 0.9 - 1] * 2)
-    mean = (1.0 * 1.02 * 0.9 * 1.0) ** 0.25
+    assert turns.spread == pytest.approx([1.02 / 0.99 - 1] * 2)
+    mean = (1.0 * 1.02 * 0.99 * 1.0) ** 0.25
     assert turns.measured_us == pytest.approx([mean * 8000, mean * 6000])
 
 
@@ -83,6 +83,21 @@ def test_where_the_dense_network_lies_badly_once_the_others_tell_how_they_stand(
         "over the dense network alone: 4 % more for those that shared that load with it"
     )
     assert len({frozenset(some) for some in together}) > 2, "another four each time"
+
+
+@pytest.mark.parametrize(("lucks", "num_loads"), [((1.0, 1.01), 2), ((1.0, 1.1, 1.0, 1.0), 4), ((1.0, 1.04, 1.02), 3)])
+def test_where_loads_differ_there_are_more_up_to_twice_as_many(lucks: tuple[float, ...], num_loads: int) -> None:
+    given = iter(lucks + (1.0,) * 9)
+    loads = 0
+
+    def measure(programs: Sequence[Program]) -> list[Timing]:
+        nonlocal loads
+        loads, luck = loads + 1, next(given)
+        dense, *others = [float(program.onnx) for program in programs if isinstance(program.onnx, bytes)]
+        return [timing(dense), *(timing(luck * other) for other in others)]
+
+    in_turns(measure, Program(onnx=b"10.0"), [Program(onnx=b"5.0"), Program(onnx=b"2.0")], num_loads=2)
+    assert loads == num_loads
 
 
 def test_rounds_that_were_slow_for_all_tell_nothing() -> None:

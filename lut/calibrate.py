@@ -8,6 +8,8 @@ import numpy as np
 _ROUNDS = 30
 _MIN_SPREAD = 1.25
 _MAX_OFFSET = 0.5
+_FEWEST = 5
+"""Networks that tell of an offset below nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,9 @@ def fit(predicted_us: Sequence[float], measured_us: Sequence[float]) -> Calibrat
     Minimises the sum of |scale * p + offset - m| / m by iteratively re-weighted least squares: relative errors,
     because budgets are relative, and absolute values, because one disturbed measurement must not move the fit. With
     one network, or predictions within 25 % of each other, or a fit that no device could have (a negative scale, an
-    offset below nothing or above half of the fastest network), the offset is 0 and the scale the median ratio: such
-    fits come of noise, and mislead about networks smaller than these.
+    offset of more than half of the fastest network), the offset is 0 and the scale the median ratio: such fits come of
+    noise, and mislead about networks smaller than these. So it is with an offset below nothing, unless it halves the
+    error of networks that are left out: there are devices on which large networks pay for more than their operators do.
 
     Parameters: `predicted_us`, `measured_us` [networks], > 0. Raises ValueError for none, different lengths, or
     values that are not positive.
@@ -44,10 +47,24 @@ def fit(predicted_us: Sequence[float], measured_us: Sequence[float]) -> Calibrat
     scale, offset = float(np.median(measured / predicted)), 0.0
     if predicted.size > 1 and predicted.max() > _MIN_SPREAD * predicted.min():
         slope, intercept = _least_absolute(predicted, measured)
-        if slope > 0 and 0 <= intercept <= _MAX_OFFSET * measured.min():
+        possible = slope > 0 and abs(intercept) <= _MAX_OFFSET * measured.min()
+        if possible and (intercept >= 0 or _pays(predicted, measured)):
             scale, offset = slope, intercept
     residual = np.median(np.abs(scale * predicted + offset - measured) / measured)
     return Calibration(scale=scale, offset_us=offset, residual=float(residual))
+
+
+def _pays(predicted: np.ndarray, measured: np.ndarray) -> bool:
+    """Return whether a line halves the median error of each network by the fit of the others, beside their median ratio."""
+    if len(measured) < _FEWEST:
+        return False
+    line, ratio = [], []
+    for left_out, (told, us) in enumerate(zip(predicted, measured, strict=True)):
+        some, others = np.delete(predicted, left_out), np.delete(measured, left_out)
+        slope, intercept = _least_absolute(some, others)
+        line.append(abs(slope * told + intercept - us) / us)
+        ratio.append(abs(np.median(others / some) * told - us) / us)
+    return bool(np.median(line) < np.median(ratio) / 2)
 
 
 def _least_absolute(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:

@@ -50,3 +50,24 @@ def test_a_line_that_no_network_could_have_is_not_used(measured: list[float]) ->
 def test_what_cannot_be_fitted_is_refused(predicted: list[float], measured: list[float]) -> None:
     with pytest.raises(ValueError, match="predict"):
         fit(predicted, measured)
+
+
+LARGE_PAY_MORE = [(33.0, 0.892), (17.9, 0.925), (10.5, 0.979), (8.9, 1.025), (5.4, 1.170), (11.4, 0.982)]
+"""A ResNet-50 with two threads, dense and slimmed: milliseconds, and the sum of its operators over that."""
+
+
+def test_an_offset_below_nothing_counts_where_networks_left_out_are_told_better_by_it() -> None:
+    measured = np.array([ms for ms, _ in LARGE_PAY_MORE])
+    sums = measured * [share for _, share in LARGE_PAY_MORE]
+    calibration = fit(sums, measured)
+    assert calibration.offset_us == pytest.approx(-2.2, abs=0.3) and calibration.residual < 0.03
+    assert calibration.apply(5.06 * 1.123) == pytest.approx(5.06, rel=0.1), "a scale alone: 15 % too slow"
+    few = fit(sums[[0, 1, 2, 4]], measured[[0, 1, 2, 4]])
+    assert few.offset_us == 0.0, "four networks say too little"
+
+
+def test_an_offset_below_nothing_that_scatter_gives_does_not_count() -> None:
+    sums = np.array([20.0, 11.0, 17.0, 12.0, 4.0, 15.0, 9.0])
+    scatter = np.array([1.02, 0.98, 1.01, 1.03, 0.95, 0.99, 1.01])
+    calibration = fit(sums, sums * scatter)
+    assert calibration.offset_us == 0.0 and calibration.scale == pytest.approx(1.0, abs=0.03)

@@ -191,10 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plans", type=int, default=8, help="solver's plans that each table is judged on")
     parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each network, all loads together")
     parser.add_argument(
-        "--loads",
-        type=int,
-        default=4,
-        help="times each network is loaded to be timed, twice as often where they differ",
+        "--loads", type=int, default=4, help="times each network is loaded to be timed, up to twice as often if unsure"
     )
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="keep tables here, and use those that are here")
     parser.add_argument("--full", action="store_true", help="also measure every point of the grids")

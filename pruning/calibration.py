@@ -78,7 +78,7 @@ def _levels(timings: Sequence[Timing]) -> list[float]:
     """Return by how much each takes longer than all do on average, float64 logarithms: the median over rounds."""
     rounds = [timing.rounds_ms or (timing.p50_ms,) for timing in timings]
     logs = np.log([some[: min(map(len, rounds))] for some in rounds])
-    return np.median(logs - logs.mean(axis=0), axis=1).tolist()  # type: ignore[no-any-return]
+    return [float(level) for level in np.median(logs - logs.mean(axis=0), axis=1)]
 
 
 def _relative(num: int, turns: Sequence[Mapping[int, float]]) -> list[float]:
@@ -90,7 +90,7 @@ def _relative(num: int, turns: Sequence[Mapping[int, float]]) -> list[float]:
     for row, (network, pace, _) in enumerate(rows):
         design[row, [network, pace]] = 1.0
     levels = np.linalg.lstsq(design, np.array([level for *_, level in rows]))[0][:num]
-    return np.exp(levels - levels[0]).tolist()  # type: ignore[no-any-return]
+    return [float(share) for share in np.exp(levels - levels[0])]
 
 
 def calibrated(table: LatencyTable, sums_us: Sequence[float], measured_us: Sequence[float]) -> LatencyTable:

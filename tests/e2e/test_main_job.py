@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 from safetensors.torch import load_file
 
-from lut.measure.memory import environment, in_huge_pages
+from lut.measure.memory import VARIABLE, environment, in_huge_pages
 from secateur import Client, Job
 from secateur.schemas import Dataset, JobStatus, Model
 from tests.e2e.conftest import Server
@@ -47,6 +47,8 @@ def test_a_job_ends_with_a_network_that_was_measured_to_keep_its_budget(
     assert len(report["slim"]["per_class"]) == len(report["dense"]["per_class"]) == 3
     assert {row["name"] for row in report["baselines"]} == {"main", "random saliency", "uniform widths"}
     assert report["solver"]["value"] <= report["solver"]["bound"]
+    asks = environment(os.environ)
+    assert (asks[VARIABLE] in report["device"].get("memory", "")) == in_huge_pages(asks), "how to run it alike"
     session = onnxruntime.InferenceSession(str(files["model.onnx"]), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 32, 32), np.float32)})
     assert logits.shape == (1, 3)

@@ -157,8 +157,8 @@ def _limit(row: Mapping[str, Any], exported: Mapping[str, Any] | None) -> dict[s
 
 def _device(profile: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("hardware", "runtime", "runtime_version", "threads", "batch", "dtype")
-    memory = f"huge pages: run the network with {VARIABLE}={TUNABLES}" if profile["huge_pages"] else "ordinary pages"
-    return {key: profile[key] for key in keys} | {"memory": memory}
+    memory = {"memory": f"huge pages: run the network with {VARIABLE}={TUNABLES}"} if profile["huge_pages"] else {}
+    return {key: profile[key] for key in keys} | memory
 
 
 def _frontier(plan: Mapping[str, Any]) -> list[dict[str, Any]]:

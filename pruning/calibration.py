@@ -1,5 +1,6 @@
 """A latency table's scale and offset, fitted on whole slimmed networks, and what its masked layers cost (method section 9)."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -38,12 +39,14 @@ def in_turns(
     dense: Program,
     networks: Sequence[Program],
     num_loads: int = LOADS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Turns:
     """Return the p50 latencies of networks, each timed in turns with the dense one and a few others by `measure`, as the mean over
     `num_loads` loads, up to twice as many where these differ.
 
     All have been loaded once before any is loaded again, and then with others: what disturbs the machine for some seconds, or the
-    memory that the dense network happens to get, disturbs one load of each, and not the same ones each time.
+    memory that the dense network happens to get, disturbs one load of each, and not the same ones each time. `progress(done, total)`
+    counts turns; `total` grows where there are more.
     """
     programs, random = [dense, *networks], np.random.default_rng(0)
     dense_ms: list[float] = []
@@ -58,6 +61,7 @@ def in_turns(
             base, *timings = some = measure([programs[number] for number in part])
             dense_ms.append(base.p50_ms)
             turns.append(dict(zip(part, _levels(some), strict=True)))
+            progress(len(turns), max(load + 1, num_loads) * math.ceil(len(order) / IN_TURNS))
             for number, timing in zip(part[1:], timings, strict=True):
                 ratios[number].append(timing.over(base))
     dense_us = 1e3 * fmean(dense_ms)

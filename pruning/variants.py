@@ -13,7 +13,8 @@ import torch
 from lut.pattern import Pattern
 from pruning.lower.rewrite import lower
 from pruning.network import CouplingGroup, Network, Widths
-from pruning.patterns.tables import plan_masks, weight_of
+from pruning.patterns.masks import best_mask
+from pruning.patterns.tables import weight_of
 from pruning.stages import build
 from pruning.tables import Choices
 
@@ -85,10 +86,9 @@ def _built(
     patterns: Mapping[str, Pattern],
     seed: int,
 ) -> Network:
-    by_module = {modules[name]: pattern for name, pattern in patterns.items()}
-    if not by_module:
-        return build(network, groups, keep)
-    generator = torch.Generator().manual_seed(seed)
-    scores = {name: torch.rand(weight_of(network.module, name).shape, generator=generator) for name in by_module}
-    ordered, masks = plan_masks(network, groups, keep, (), scores, by_module)
-    return lower(build(network, groups, ordered), masks)
+    slimmed, generator = build(network, groups, keep), torch.Generator().manual_seed(seed)
+    masks = {}
+    for name, pattern in patterns.items():
+        shape = weight_of(slimmed.module, modules[name]).shape
+        masks[modules[name]] = best_mask(torch.rand(shape, generator=generator), pattern)
+    return lower(slimmed, masks) if masks else slimmed

@@ -27,10 +27,12 @@ from lut.signature import OpSignature
 from lut.table import Entry
 
 ROUNDS = 5
-SLICE_S = 0.002
+SLICE_S = 0.001
 MIN_RUNS = 1
-"""Rounds x slice: each point gets at least 10 ms and 5 runs; a run has several copies."""
-MAX_GRAPH_S = 0.003
+"""Rounds x slice: each point gets at least 5 ms and 5 runs; a run has several copies. What a point takes in another session differs
+more than what longer timing takes away (`bench/RESULTS.md`).
+"""
+MAX_GRAPH_S = 0.001
 """No more copies than run in this time."""
 MIN_GRAPH_S = 60e-6
 """At least as many copies as run in this time, so that the fixed cost of a run (about 2 us) is a small correction."""

@@ -26,8 +26,6 @@ def measure_models(
     runtime = checked_runtime(profile)
     with runtime.settled(profile):
         timed = [Timed(runtime.network_run(model, profile), profile.threads) for model in models]
-        for one in timed:
-            one.settled_s()
         interleave(
             timed,
             rounds=rounds,

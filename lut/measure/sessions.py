@@ -30,6 +30,8 @@ def verbatim_session(model: bytes, profile: DeviceProfile) -> onnxruntime.Infere
     """Return a session that runs exactly the nodes of `model`."""
     options = session_options(profile)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # An arena of its own would be mapped anew by every session; a process that keeps its memory has it at hand.
+    options.enable_cpu_mem_arena = not profile.huge_pages
     return onnxruntime.InferenceSession(model, options, providers=list(CPU))
 
 

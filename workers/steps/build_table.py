@@ -9,7 +9,7 @@ from pruning.operators import operators
 from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext
-from workers.steps.calibrate import calibrate
+from workers.steps.calibrate import MEASURED, calibrate
 from workers.steps.conditions import patterns_on_offer
 from workers.steps.loading import full_network
 from workers.steps.profile import described, empty_table
@@ -38,9 +38,20 @@ def run(context: StepContext) -> dict[str, Any]:
     masks = patterns_on_offer(job)
     modules, choices = maskable(network, costs), width_choices(groups, before)
     requests = grid_requests(costs, choices, patterns=dict.fromkeys(modules, masks))
-    table = target.meter.table(requests, before, Pace(context), begun=begun, keep=Keeper(context))
+    pace = Pace(context)
+    table = target.meter.table(
+        requests,
+        before,
+        lambda done, total: pace(MEASURED * done / max(1, total)),
+        span=(0.0, MEASURED),
+        begun=begun,
+        keep=Keeper(context),
+    )
     if table.num_entries > before.num_entries:
-        table = calibrate(context, target, table, (network, groups, costs), choices, masks)
+        parts = (network, groups, costs)
+        table = calibrate(
+            context, target, table, parts, choices, masks, lambda share: pace(MEASURED + (1 - MEASURED) * share)
+        )
     table.save(context.path(target.table_file))
     num_new = table.num_entries - before.num_entries
     context.log(f"The table holds {table.num_entries} entries, {num_new} of them new.")
@@ -50,17 +61,16 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 class Pace:
-    """Tells how much is measured, and how long the rest takes at the pace so far."""
+    """Tells how much is done, and how long the rest takes at the pace so far."""
 
     def __init__(self, context: StepContext) -> None:
         self._context = context
         self._start = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Say that `done` of `total` points are measured."""
+    def __call__(self, done: float) -> None:
+        """Say which share is done, 0 to 1."""
         elapsed_s = time.monotonic() - self._start
-        left_s = elapsed_s * (total - done) / done if done else None
-        self._context.progress(done / max(1, total), left_s)
+        self._context.progress(done, elapsed_s * (1 - done) / done if done else None)
 
 
 class Keeper:

@@ -1,6 +1,6 @@
 """Put a table that has new entries on the scale of whole networks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from lut.measure.runtime import Program
@@ -18,6 +18,10 @@ from workers.steps.targets import Target, dense_program
 
 SHARE = 0.2
 """Of the least time, and of the runs, that a network of the search gets."""
+MEASURED = 0.7
+"""Share of a table's progress when all points are measured, and it only wants calibrating."""
+MADE = 0.4
+"""Share of the calibration's when all networks are made, and none is timed."""
 
 
 def calibrate(
@@ -26,7 +30,8 @@ def calibrate(
     table: LatencyTable,
     parts: tuple[Network, Sequence[CouplingGroup], Sequence[Operator]],
     choices: Choices,
-    patterns: Sequence[Pattern] = (),
+    patterns: Sequence[Pattern],
+    progress: Callable[[float], None],
 ) -> LatencyTable:
     """Return the table with scale, offset and residual fitted on the dense network and a few random slimmed ones.
 
@@ -40,13 +45,21 @@ def calibrate(
         parts: the dense network, its coupling groups, and its operators.
         choices: offered widths.
         patterns: on offer in every layer that may have one.
+        progress: told the share of it that is done, 0 to 1.
     """
     network, groups, costs = parts
-    variants = _variants(parts, choices, [p for p in patterns if p.lowerable], context.seed)
+    lowerable = [pattern for pattern in patterns if pattern.lowerable]
+    variants: list[Variant] = []
+    programs: list[Program] = []
+    for variant in _variants(parts, choices, lowerable, context.seed):
+        programs.append(_program(context, target, variant, len(variants)))
+        variants.append(variant)
+        progress(MADE * len(variants) / (NUM_NETWORKS + (NUM_MASKED if lowerable else 0)))
     turns = in_turns(
         partial(target.meter.networks, share=SHARE),
         dense_program(context, network, target),
-        [_program(context, target, variant, number) for number, variant in enumerate(variants)],
+        programs,
+        progress=lambda done, total: progress(MADE + (1 - MADE) * done / total),
     )
     dense = Variant(network=network, widths={group.id: group.units for group in groups}, patterns={})
     whole = list(zip((dense, *variants), (turns.dense_us, *turns.measured_us), strict=True))
@@ -74,13 +87,14 @@ def _variants(
     choices: Choices,
     patterns: Sequence[Pattern],
     seed: int,
-) -> list[Variant]:
-    """Return the slimmed networks, then the masked ones."""
+) -> Iterator[Variant]:
+    """Yield the slimmed networks, then the masked ones."""
     network, groups, costs = parts
     slimmed = random_variants(network, groups, choices, num=NUM_NETWORKS, seed=seed)
     modules, num = maskable(network, costs), NUM_MASKED if patterns else 0
     masked = random_variants(network, groups, choices, modules, patterns, num=num, masked_every=1, seed=seed)
-    return [*slimmed, *masked]
+    yield from slimmed
+    yield from masked
 
 
 def _told_us(costs: Sequence[Operator], one: Variant, table: LatencyTable) -> float:

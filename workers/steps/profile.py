@@ -17,7 +17,7 @@ from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext, StepProblem
 from workers.files import PICTURES
-from workers.steps.calibrate import calibrate
+from workers.steps.calibrate import MEASURED, calibrate
 from workers.steps.conditions import patterns_on_offer
 from workers.steps.loading import dense_network
 from workers.steps.targets import Target, targets
@@ -52,10 +52,12 @@ def run(context: StepContext) -> dict[str, Any]:
         requests = grid_requests(costs, choices, patterns=offered)
         table = before
         if target.here:
-            span = target.index / len(wanted), (target.index + 1) / len(wanted)
-            table = target.meter.table(requests, before, partial(_say, context, target, len(wanted)), span=span)
+            say = partial(_say, context, target, len(wanted))
+            span = target.index / len(wanted), (target.index + MEASURED) / len(wanted)
+            table = target.meter.table(requests, before, partial(say, 0.0, MEASURED), span=span)
             if table.num_entries > before.num_entries:
-                table = calibrate(context, target, table, (dense, groups, costs), choices, masks)
+                parts = (dense, groups, costs)
+                table = calibrate(context, target, table, parts, choices, masks, partial(say, MEASURED, 1.0))
             luts.append(described(target, table))
             num_new += table.num_entries - before.num_entries
         elif core:
@@ -91,8 +93,11 @@ def described(target: Target, table: LatencyTable) -> dict[str, Any]:
     return {"file": target.table_file, "device": target.device, **table.figures()}
 
 
-def _say(context: StepContext, target: Target, num_targets: int, done: int, total: int) -> None:
-    context.progress((target.index + done / max(1, total)) / num_targets)
+def _say(
+    context: StepContext, target: Target, num_targets: int, start: float, end: float, done: float, total: float = 1.0
+) -> None:
+    """Tell progress; `start` and `end` are shares of what the target takes."""
+    context.progress((target.index + start + (end - start) * done / max(1, total)) / num_targets)
 
 
 def empty_table(target: Target, groups: Sequence[CouplingGroup], costs: Sequence[Operator]) -> LatencyTable:

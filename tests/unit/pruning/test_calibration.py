@@ -89,6 +89,7 @@ def test_where_the_dense_network_lies_badly_once_the_others_tell_how_they_stand(
 def test_where_loads_differ_there_are_more_up_to_twice_as_many(lucks: tuple[float, ...], num_loads: int) -> None:
     given = iter(lucks + (1.0,) * 9)
     loads = 0
+    told: list[tuple[int, int]] = []
 
     def measure(programs: Sequence[Program]) -> list[Timing]:
         nonlocal loads
@@ -96,8 +97,10 @@ def test_where_loads_differ_there_are_more_up_to_twice_as_many(lucks: tuple[floa
         dense, *others = [float(program.onnx) for program in programs if isinstance(program.onnx, bytes)]
         return [timing(dense), *(timing(luck * other) for other in others)]
 
-    in_turns(measure, Program(onnx=b"10.0"), [Program(onnx=b"5.0"), Program(onnx=b"2.0")], num_loads=2)
+    networks = [Program(onnx=b"5.0"), Program(onnx=b"2.0")]
+    in_turns(measure, Program(onnx=b"10.0"), networks, num_loads=2, progress=lambda *part: told.append(part))
     assert loads == num_loads
+    assert told == [(turn, max(turn, 2)) for turn in range(1, num_loads + 1)]
 
 
 def test_rounds_that_were_slow_for_all_tell_nothing() -> None:

@@ -11,10 +11,12 @@ from torch import nn
 
 from lut.measure.runtime import runtime
 from lut.table import LatencyTable
+from pruning.calibration import NUM_NETWORKS
 from pruning.export import to_onnx
 from pruning.trace import trace
 from workers.context import OUTBOX, StepContext
 from workers.steps import build_table
+from workers.steps.calibrate import MEASURED
 from workers.view import BUILD_DEFAULTS
 
 torch.set_num_threads(1)
@@ -56,6 +58,9 @@ def test_a_build_leaves_a_table_and_a_killed_one_goes_on(
     assert table.scale != 1.0 and 0 <= table.residual < 0.5, "it is calibrated on whole networks"
     left = [event["seconds_left"] for event in events if event.get("seconds_left") is not None]
     assert left and left[-1] == 0 and min(left) >= 0
+    done = [event["fraction"] for event in events if event["event"] == "progress"]
+    assert done == sorted(done) and done[-1] == 1.0
+    assert len([share for share in done if share > MEASURED]) > NUM_NETWORKS, "calibrating tells how far it is, too"
     kept = [event for event in events if event["event"] == "checkpoint"]
     assert {event["name"] for event in kept} == {build_table.BEGUN}
 

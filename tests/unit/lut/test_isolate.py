@@ -63,6 +63,14 @@ def test_every_copy_has_weights_of_its_own_which_differ() -> None:
     assert {len(data) for data in own} == {operator.weight_bytes}
 
 
+@pytest.mark.parametrize("huge_pages", [False, True])
+def test_an_operator_has_an_arena_of_its_own_unless_the_process_keeps_its_memory(huge_pages: bool) -> None:
+    model = repeated(isolate(CONV, 16, 16, 1, session_options(PROFILE)), 1).SerializeToString()
+    session = verbatim_session(model, replace(PROFILE, huge_pages=huge_pages))
+    assert session.get_session_options().enable_cpu_mem_arena is not huge_pages
+    assert session_options(replace(PROFILE, huge_pages=huge_pages)).enable_cpu_mem_arena, "as networks have it"
+
+
 def test_the_isolated_operator_computes_a_convolution() -> None:
     """Weights and inputs all equal, one tap: every position of a channel has the same value in any layout."""
     pointwise = replace(CONV, kernel=(1, 1), padding=(0, 0), bias=False)

@@ -9,8 +9,8 @@ from pruning.operators import operators
 from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext
-from workers.steps.calibrate import MEASURED, calibrate
 from workers.steps.conditions import patterns_on_offer
+from workers.steps.extend import extended
 from workers.steps.loading import full_network
 from workers.steps.profile import described, empty_table
 from workers.steps.targets import targets
@@ -38,20 +38,10 @@ def run(context: StepContext) -> dict[str, Any]:
     masks = patterns_on_offer(job)
     modules, choices = maskable(network, costs), width_choices(groups, before)
     requests = grid_requests(costs, choices, patterns=dict.fromkeys(modules, masks))
-    pace = Pace(context)
-    table = target.meter.table(
-        requests,
-        before,
-        lambda done, total: pace(MEASURED * done / max(1, total)),
-        span=(0.0, MEASURED),
-        begun=begun,
-        keep=Keeper(context),
+    parts = (network, groups, costs)
+    table = extended(
+        context, target, before, requests, parts, choices, masks, Pace(context), begun=begun, keep=Keeper(context)
     )
-    if table.num_entries > before.num_entries:
-        parts = (network, groups, costs)
-        table = calibrate(
-            context, target, table, parts, choices, masks, lambda share: pace(MEASURED + (1 - MEASURED) * share)
-        )
     table.save(context.path(target.table_file))
     num_new = table.num_entries - before.num_entries
     context.log(f"The table holds {table.num_entries} entries, {num_new} of them new.")

@@ -18,10 +18,8 @@ from workers.steps.targets import Target, dense_program
 
 SHARE = 0.2
 """Of the least time, and of the runs, that a network of the search gets."""
-MEASURED = 0.7
-"""Share of a table's progress when all points are measured, and it only wants calibrating."""
 MADE = 0.4
-"""Share of the calibration's when all networks are made, and none is timed."""
+"""Share of the progress when all networks are made, and none is timed."""
 
 
 def calibrate(

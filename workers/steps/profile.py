@@ -17,8 +17,8 @@ from pruning.patterns.tables import maskable
 from pruning.tables import grid_requests, width_choices
 from workers.context import StepContext, StepProblem
 from workers.files import PICTURES
-from workers.steps.calibrate import MEASURED, calibrate
 from workers.steps.conditions import patterns_on_offer
+from workers.steps.extend import extended
 from workers.steps.loading import dense_network
 from workers.steps.targets import Target, targets
 from workers.steps.workbench import predicted_ms
@@ -52,12 +52,10 @@ def run(context: StepContext) -> dict[str, Any]:
         requests = grid_requests(costs, choices, patterns=offered)
         table = before
         if target.here:
-            say = partial(_say, context, target, len(wanted))
-            span = target.index / len(wanted), (target.index + MEASURED) / len(wanted)
-            table = target.meter.table(requests, before, partial(say, 0.0, MEASURED), span=span)
-            if table.num_entries > before.num_entries:
-                parts = (dense, groups, costs)
-                table = calibrate(context, target, table, parts, choices, masks, partial(say, MEASURED, 1.0))
+            span = target.index / len(wanted), (target.index + 1) / len(wanted)
+            parts = (dense, groups, costs)
+            say = partial(_say, context, span)
+            table = extended(context, target, before, requests, parts, choices, masks, say, span=span)
             luts.append(described(target, table))
             num_new += table.num_entries - before.num_entries
         elif core:
@@ -93,11 +91,9 @@ def described(target: Target, table: LatencyTable) -> dict[str, Any]:
     return {"file": target.table_file, "device": target.device, **table.figures()}
 
 
-def _say(
-    context: StepContext, target: Target, num_targets: int, start: float, end: float, done: float, total: float = 1.0
-) -> None:
-    """Tell progress; `start` and `end` are shares of what the target takes."""
-    context.progress((target.index + start + (end - start) * done / max(1, total)) / num_targets)
+def _say(context: StepContext, span: tuple[float, float], share: float) -> None:
+    start, end = span
+    context.progress(start + (end - start) * share)
 
 
 def empty_table(target: Target, groups: Sequence[CouplingGroup], costs: Sequence[Operator]) -> LatencyTable:

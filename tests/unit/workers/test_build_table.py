@@ -16,7 +16,7 @@ from pruning.export import to_onnx
 from pruning.trace import trace
 from workers.context import OUTBOX, StepContext
 from workers.steps import build_table
-from workers.steps.calibrate import MEASURED
+from workers.steps.extend import MEASURED
 from workers.view import BUILD_DEFAULTS
 
 torch.set_num_threads(1)

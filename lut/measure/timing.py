@@ -130,8 +130,8 @@ class Timed:
             best = min(best, time.perf_counter() - start if told is None else told)
         return best
 
-    def settled_s(self, num_alike: int = 3) -> float:
-        """Return the fastest of unrecorded runs, run until `num_alike` in a row bring next to nothing, 40 at most; in seconds.
+    def settled_s(self) -> float:
+        """Return the fastest of unrecorded runs, run until two in a row bring next to nothing, 40 at most; in seconds.
 
         What warms up (caches, clocks, a compiler, an allocator) gets faster from run to run, and then does not.
         """
@@ -139,7 +139,7 @@ class Timed:
         for _ in range(MAX_WARMUP_RUNS):
             before, best = best, min(best, self.quick_s(1))
             alike = 0 if best < (1 - STABLE) * before else alike + 1
-            if alike == num_alike:
+            if alike == 2:
                 break
         return best
 
@@ -159,7 +159,7 @@ def interleave(
     `WARMED_S` gets an untimed run before each slice, because its neighbour leaves it cold caches that its own previous
     run would not have left.
     """
-    estimates = [one.settled_s(num_alike=2) for one in timed]
+    estimates = [one.settled_s() for one in timed]
     plan = [
         (one, max(min_runs, math.ceil(slice_s / max(estimate, 1e-7))), estimate)
         for one, estimate in zip(timed, estimates, strict=True)

@@ -3,8 +3,7 @@ table can be trusted.
 
 For each network, runtime, batch and number of threads a table is measured as a job measures it, calibrated on a few random
 slimmed and masked networks and the dense one (each loaded `--loads` times, and up to twice as often where loads differ; a job
-loads them twice to four times),
-and judged on others: random variants (`slimmed`, `masked`), and plans that the solver chose against that very table
+loads them twice to four times), and judged on others: random variants (`slimmed`, `masked`), and plans that the solver chose against that very table
 (`plan`), which lean on the entries that are too good to be true. Every network is timed in turns with the dense one, so that
 drift cancels; `spread` is by how much its loads differed. Predictors: `secateur`, the calibrated table (for a plan: the
 latency the solver gave it); `built`, the table over the operators of the lowered network; `sum`, that without calibration;
@@ -17,6 +16,7 @@ depends on them.
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -27,6 +27,7 @@ import numpy as np
 
 from bench._judged import PATTERNS, Case, Judged, case, plans, variants
 from lut.calibrate import fit
+from lut.compare import rank_correlation
 from lut.measure.networks import measure_models
 from lut.measure.runtime import FILES, Program, RuntimeAbsent, runtime
 from lut.measure.tables import measure_step, measure_table
@@ -40,18 +41,28 @@ from pruning.tables import grid_requests, width_choices
 
 NETWORKS = ("torchvision/resnet18", "torchvision/resnet50", "torchvision/mobilenet_v2", "torchvision/vgg16_bn")
 WITHIN = 0.1
+TABLE = ("network", "runtime", "threads", "batch")
+"""What tells the tables of a run apart."""
+KINDS = (("slimmed",), ("masked",), ("slimmed", "masked"), ("plan",))
+"""Networks that are summed up together."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a row per table, kind and predictor (`--json`: per network and predictor, and one per table); return 0."""
+    """Print a row per table, kind and predictor, and of all tables (`--json`: per network and predictor, and one per table); return 0."""
     options = _parser().parse_args(arguments)
     if not options.json:
         print(
             "| network | runtime | threads | batch | kind | predictor | n | median error | worst | within 10 % | rank | spread |"
         )
         print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    for name, kind, batch, threads in product(options.networks, options.runtimes, options.batches, options.threads):
+    judged: list[dict[str, Any]] = []
+    tables = list(product(options.networks, options.runtimes, options.batches, options.threads))
+    for num, (name, kind, batch, threads) in enumerate(tables, 1):
         where = {"network": name, "runtime": kind, "threads": threads, "batch": batch}
+        print(
+            f"table {num} of {len(tables)}: {', '.join(f'{key} {value}' for key, value in where.items())}",
+            file=sys.stderr,
+        )
         try:
             one = case(name, runtime(kind).profile(threads, batch), tuple(options.patterns))
             rows = [where | row for row in judge(one, options)]
@@ -59,6 +70,9 @@ def main(arguments: Sequence[str]) -> int:
             rows = [where | {"kind": "table", "num_measurements": None, "reason": str(absent)}]
         for line in map(json.dumps, rows) if options.json else _lines(rows):
             print(line, flush=True)
+        judged += [row for row in rows if "predictor" in row]
+    if judged and not options.json:
+        print(*_summary("| all | | | |", judged), sep="\n")
     return 0
 
 
@@ -152,30 +166,31 @@ def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield a Markdown row per kind and predictor, and a sentence on every table."""
     first = rows[0]
     where = f"| {first['network']} | {first['runtime']} | {first['threads']} | {first['batch']} |"
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        if "predictor" in row:
-            found.setdefault((row["kind"], row["predictor"]), []).append(row)
-        else:
-            figures = {
-                key: value for key, value in row.items() if key not in ("network", "runtime", "threads", "batch")
-            }
+        if "predictor" not in row:
+            figures = {key: value for key, value in row.items() if key not in TABLE}
             yield f"<!-- {where[2:-2]}: {figures} -->"
-    for (kind, predictor), some in sorted(found.items()):
-        errors = np.abs([row["error"] for row in some])
-        rank = _rank([row["predicted_ms"] for row in some], [row["measured_ms"] for row in some])
-        yield (
-            f"{where} {kind} | {predictor} | {len(some)} | {np.median(errors):.1%} | {errors.max():.1%}"
-            f" | {(errors <= WITHIN).mean():.0%} | {rank:.3f} | {np.median([row['spread'] for row in some]):.1%} |"
-        )
+    yield from _summary(where, [row for row in rows if "predictor" in row])
 
 
-def _rank(predicted: Sequence[float], measured: Sequence[float]) -> float:
-    """Return Spearman's correlation; NaN for fewer than two networks."""
-    if len(predicted) < 2:
-        return float("nan")
-    ranks = np.array([np.argsort(np.argsort(values)) for values in (predicted, measured)])
-    return float(np.corrcoef(ranks)[0, 1])
+def _summary(where: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield a Markdown row per kind of network and predictor; `rank` is over all networks of a table, and the mean of tables."""
+    for kinds, predictor in product(KINDS, sorted({row["predictor"] for row in rows})):
+        told = [row for row in rows if row["predictor"] == predictor]
+        if some := [row for row in told if row["kind"] in kinds]:
+            errors = np.abs([row["error"] for row in some])
+            yield (
+                f"{where} {' + '.join(kinds)} | {predictor} | {len(some)} | {np.median(errors):.2%} | {errors.max():.1%}"
+                f" | {(errors <= WITHIN).mean():.1%} | {_rank(told)} | {np.median([row['spread'] for row in some]):.1%} |"
+            )
+
+
+def _rank(rows: Sequence[dict[str, Any]]) -> str:
+    tables: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for row in rows:
+        tables.setdefault(tuple(row[key] for key in TABLE), []).append((row["predicted_ms"], row["measured_ms"]))
+    ranks = [rank for some in tables.values() if (rank := rank_correlation(*np.array(some).T)) is not None]
+    return f"{np.mean(ranks):.3f}" if ranks else "-"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,9 +202,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--patterns", nargs="+", type=Pattern.parse, default=list(PATTERNS), help="what masks may be of"
     )
-    parser.add_argument("--variants", type=int, default=16, help="random networks that each table is judged on")
-    parser.add_argument("--plans", type=int, default=8, help="solver's plans that each table is judged on")
-    parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each network, all loads together")
+    parser.add_argument("--variants", type=int, default=2, help="random networks that each table is judged on")
+    parser.add_argument("--plans", type=int, default=3, help="solver's plans that each table is judged on")
+    parser.add_argument("--seconds", type=float, default=0.8, help="timed seconds of each network, all loads together")
     parser.add_argument(
         "--loads", type=int, default=4, help="times each network is loaded to be timed, up to twice as often if unsure"
     )

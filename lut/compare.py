@@ -20,7 +20,7 @@ class Comparison:
     """Of b / a over the shared entries; None where there are none."""
     ratio_p90: float | None
     rank_correlation: float | None
-    """Spearman's, ties at their mean rank; None for fewer than two shared entries, or where one side is constant."""
+    """Spearman's; None for fewer than two shared entries, or where one side is constant."""
 
 
 def compare(a: LatencyTable, b: LatencyTable) -> Comparison:
@@ -39,7 +39,7 @@ def compare(a: LatencyTable, b: LatencyTable) -> Comparison:
         only_b=len(theirs) - len(shared),
         ratio_median=float(np.median(ratios)) if shared else None,
         ratio_p90=float(np.percentile(ratios, 90)) if shared else None,
-        rank_correlation=_correlation(_ranks(x), _ranks(y)) if len(shared) > 1 else None,
+        rank_correlation=rank_correlation(x, y),
     )
 
 
@@ -52,14 +52,15 @@ def _flat(table: LatencyTable, coarse: bool) -> dict[tuple[object, ...], float]:
     return found
 
 
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Return Spearman's correlation of [n] and [n], ties at their mean rank; None for n < 2, or where one side is constant."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
+
+
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Return float64 ranks, ties at their mean."""
     _, back, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[back])
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    if x.std() == 0 or y.std() == 0:
-        return None
-    return float(np.corrcoef(x, y)[0, 1])

@@ -17,6 +17,8 @@ from pruning.patterns.values import differs
 
 Counted = tuple[OpSignature, int, int]
 """Signature, input channels, output channels."""
+Built = tuple[OpSignature, int, int, float]
+"""And the share of that which is computed."""
 
 
 def predicted_us(
@@ -44,7 +46,8 @@ def built_us(
 
     Lowering does not compute channels that no list of a masked layer reads: what produces them is narrower than its width, and
     a layer of one block-row that is the only reader is dense, on fewer inputs (`pruning.lower.unread`). So counts are those of the
-    network as it is; where the table does not reach that far down, in proportion to the fewest it holds.
+    network as it is; where the table does not reach that far down, in proportion to the fewest it holds. A masked layer keeps
+    its block-rows, each of them narrower, and takes that share of what it takes at its width.
 
     Args:
         operators: of the dense network.
@@ -53,12 +56,12 @@ def built_us(
         patterns: by operator.
     """
     total_us = table.offset_us
-    for signature, *counts in _as_built(operators, network, widths, patterns):
+    for signature, *counts, computed in _as_built(operators, network, widths, patterns):
         held = [max(pair) for pair in zip(counts, table.least(signature), strict=True)]
         shares = [count / most for count, most in zip(counts, held, strict=True)]
         # Only weights grow with both sides; what keeps its channels grows with their number.
         share = math.prod(shares) if signature.kind in ("conv", "linear") else shares[1]
-        total_us += share * table.latency_us(signature, *held)
+        total_us += computed * share * table.latency_us(signature, *held)
     return total_us
 
 
@@ -75,7 +78,7 @@ def _counted(operators: Iterable[Operator], widths: Widths, patterns: Mapping[st
 
 def _as_built(
     operators: Iterable[Operator], network: Network, widths: Widths, patterns: Mapping[str, Pattern]
-) -> Iterator[Counted]:
+) -> Iterator[Built]:
     """Yield every operator that is left."""
     nodes = {node.name: node for node in network.module.graph.nodes}
     for operator in operators:
@@ -85,11 +88,13 @@ def _as_built(
         axis = -1 if operator.signature.kind == "linear" else 1
         c_out = int(node.meta["shape"][axis])
         c_in = c_out if operator.c_in == operator.c_out else int(node.all_input_nodes[0].meta["shape"][axis])
-        signature = operator.signature
+        signature, computed = operator.signature, 1.0
         if operator.name in patterns and _is_lowered(network.module, node):
             signature = replace(signature, pattern=patterns[operator.name].id)
-            c_in = operator.c_in.at(widths)  # entries of a pattern are by the channels its lists choose from
-        yield signature, c_in, c_out
+            # Entries of a pattern are by the channels its lists choose from, and by all its block-rows.
+            c_in, width = operator.c_in.at(widths), operator.c_out.at(widths)
+            c_out, computed = width, c_out / width
+        yield signature, c_in, c_out, computed
 
 
 def _is_lowered(module: fx.GraphModule, node: fx.Node) -> bool:

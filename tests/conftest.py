@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ structlog.configure(
         structlog.stdlib.add_log_level,
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(),
-    ]
+    ],
+    logger_factory=structlog.PrintLoggerFactory(sys.__stderr__),  # stdout is what tests read
 )  # the default prints the local variables of every frame, which takes seconds
 
 POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)

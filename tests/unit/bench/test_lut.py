@@ -1,11 +1,12 @@
 """The bench of latency tables: plans keep to the table's word, summaries say what rows say, absent runtimes say so."""
 
 import json
+from typing import Any
 
 import pytest
 
 from bench._judged import Case, case, plans, variants
-from bench.lut import _lines, main
+from bench.lut import _lines, _summary, main
 from lut.measure.runtime import available
 from lut.profile import DeviceProfile
 from lut.request import num_macs
@@ -64,7 +65,28 @@ def test_a_summary_counts_what_lies_within_a_tenth() -> None:
     figures = [(1.0, 1.0, 0.01), (2.1, 2.0, 0.02), (3.6, 3.0, 0.04), (4.0, 4.0, 0.2)]
     rows = [{**where, "predicted_ms": p, "measured_ms": m, "error": p / m - 1, "spread": s} for p, m, s in figures]
     (line,) = _lines(rows)
-    assert line == "| n | r | 1 | 8 | plan | macs | 4 | 2.5% | 20.0% | 75% | 1.000 | 3.0% |"
+    assert line == "| n | r | 1 | 8 | plan | macs | 4 | 2.50% | 20.0% | 75.0% | 1.000 | 3.0% |"
+
+
+def test_random_networks_are_summed_up_together_and_ranks_are_of_one_table() -> None:
+    def row(batch: int, kind: str, predicted_ms: float, measured_ms: float) -> dict[str, Any]:
+        where = {"network": "n", "runtime": "r", "threads": 1, "batch": batch, "predictor": "sum", "spread": 0.01}
+        error = predicted_ms / measured_ms - 1
+        return {**where, "kind": kind, "predicted_ms": predicted_ms, "measured_ms": measured_ms, "error": error}
+
+    rows = [
+        row(1, "slimmed", 1.0, 1.0),
+        row(1, "masked", 2.1, 2.0),
+        row(8, "slimmed", 30.0, 20.0),
+        row(8, "plan", 20.0, 30.0),
+    ]
+    figures = {line.split(" | ")[1]: line.split(" | ")[3:8] for line in _summary("| all |", rows)}
+    assert figures == {
+        "slimmed": ["2", "25.00%", "50.0%", "50.0%", "0.000"],
+        "masked": ["1", "5.00%", "5.0%", "100.0%", "0.000"],
+        "slimmed + masked": ["3", "5.00%", "50.0%", "66.7%", "0.000"],
+        "plan": ["1", "33.33%", "33.3%", "0.0%", "0.000"],
+    }
 
 
 @pytest.mark.skipif(any(one.name == "torch_cuda" and one.version for one in available()), reason="there is a GPU here")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lut.pattern import Pattern
 from lut.profile import DeviceProfile
@@ -115,6 +116,29 @@ def test_a_network_as_built_is_priced_by_the_channels_it_reads() -> None:
     lowered = lower(network, {module: rows})
     masked_us = predicted_us(costs, widths, table, {name: PATTERN})
     assert built_us(costs, lowered, widths, table, {name: PATTERN}) == pytest.approx(masked_us), "every channel is read"
+
+
+def test_block_rows_of_which_less_is_read_take_that_share_of_what_they_take_whole() -> None:
+    three = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 1), nn.ReLU(), nn.Conv2d(64, 16, 1))
+    network = trace(nn.Sequential(*three, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)), SHAPE)
+    groups = coupling_groups(network)
+    costs, widths = operators(network, groups), {group.id: group.units for group in groups}
+    (first, wide), (second, narrow) = maskable(network, costs).items()
+    patterns = {first: Pattern.parse("32x1@1/2"), second: Pattern.parse("16x1@1/4")}
+    choices = {g.id: tuple(range(8, g.units + 1, 8)) for g in groups if not g.frozen}
+    table = linear_table(grid_requests(costs, choices, patterns={name: [one] for name, one in patterns.items()}))
+    # One block-row of 32 channels is a convolution without groups, and fast here.
+    (masked,) = (signature for signature in table.entries if signature.pattern == patterns[first].id)
+    table.entries[masked][32, 32] = Entry(p50_us=1.0, p90_us=1.0, num_samples=1)
+    masks = {name: torch.zeros(weight_of(network.module, name).shape, dtype=torch.bool) for name in (wide, narrow)}
+    for row in range(2):
+        masks[wide][32 * row : 32 * row + 32, row::2] = True
+    masks[narrow][:, :16] = True
+    lowered = lower(network, masks)
+    assert lowered.module.get_submodule(wide).out_channels == 32, "16 of each block-row, though only one's are read"
+    whole_us = predicted_us(costs, widths, table, patterns)
+    half_us = table.latency_us(masked, 32, 64) / 2
+    assert built_us(costs, lowered, widths, table, patterns) == pytest.approx(whole_us - half_us)
 
 
 def network_input(costs: tuple[Operator, ...], name: str) -> str:

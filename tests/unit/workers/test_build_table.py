@@ -1,7 +1,7 @@
-"""A table build measures what a network needs, says how long that takes, and goes on from its checkpoint."""
+"""A table build measures what a network needs, says how long that takes, and goes on from its checkpoint; a job builds several."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from pruning.calibration import NUM_NETWORKS
 from pruning.export import to_onnx
 from pruning.trace import trace
 from workers.context import OUTBOX, StepContext
-from workers.steps import build_table
+from workers.steps import build_table, profile
 from workers.steps.extend import MEASURED
-from workers.view import BUILD_DEFAULTS
+from workers.view import BUILD_DEFAULTS, DEFAULTS
 
 torch.set_num_threads(1)
 PROFILE = runtime("onnxruntime").profile(threads=1, batch=1)
@@ -79,3 +79,21 @@ def test_a_build_leaves_a_table_and_a_killed_one_goes_on(
     known = build_table.run(context(tmp_path / "three", model, []))
     assert known["num_new"] == 0
     assert (tmp_path / "three" / "table.json").read_bytes() == (tmp_path / "one" / "table.json").read_bytes()
+
+
+def test_a_jobs_devices_share_the_progress_of_its_tables(model: Path, tmp_path: Path) -> None:
+    events: list[Mapping[str, Any]] = []
+    step = context(tmp_path / "job", model, events)
+    budget = {"device": "local", "budget_ms": 1.0, "budget_ratio": None}
+    job = {**DEFAULTS, **budget, "patterns": "none", "also": [budget]}
+    also = [{"profile": asdict(replace(PROFILE, batch=2)), "here": True}]
+    step.spec.update(job=job, also=also, results={"prepare": {"rows": [0, 1]}})
+    result = profile.run(step)
+    first, second = (LatencyTable.load(tmp_path / "job" / described["file"]) for described in result["luts"])
+    assert (first.profile.batch, second.profile.batch) == (1, 2)
+    assert result["num_new"] == first.num_entries + second.num_entries
+    done = [event["fraction"] for event in events if event["event"] == "progress"]
+    assert done == sorted(done) and done[-1] == 1.0
+    for start, end in ((0.0, 0.5), (0.5, 1.0)):
+        calibrating = [share for share in done if start + MEASURED * (end - start) < share <= end]
+        assert len(calibrating) > NUM_NETWORKS

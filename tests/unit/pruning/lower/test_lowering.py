@@ -19,6 +19,7 @@ from lut.signature import OpSignature
 from pruning.architectures import build
 from pruning.export import num_macs, to_onnx
 from pruning.lower.rewrite import kept_dense, lower
+from pruning.lower.unread import CHANNEL_BLOCK
 from pruning.masked import masked_copy
 from pruning.modules import ChannelSelect
 from pruning.network import Network
@@ -209,12 +210,40 @@ def test_channels_that_no_list_names_are_not_computed_and_one_list_needs_no_gath
     lowered = assert_exact(dense, masks, tmp_path / "model.onnx")
     module = lowered.module
     assert module.get_submodule("one.0").out_channels == 16
-    read = int(masks["three.0"].any(0).sum())
-    assert module.get_submodule("two.0").out_channels == read
-    assert module.get_submodule("depthwise.0").groups == read
-    gathers = [node for node in module.graph.nodes if node.op == "call_module" and "gather" in node.name]
-    assert [node.name for node in gathers] == ["three_0_gather"]
+    assert int(masks["three.0"].any(0).sum()) == 15
+    assert module.get_submodule("two.0").out_channels == module.get_submodule("depthwise.0").groups == CHANNEL_BLOCK
+    assert gathers(lowered) == ["three_0_gather"]
     assert not any(n.op_type == "BatchNormalization" for n in onnx.load(tmp_path / "model.onnx").graph.node)
+
+
+def gathers(network: Network) -> list[str]:
+    """Names of the gathers that are left."""
+    modules = dict(network.module.named_modules())
+    return [
+        node.name for node in network.module.graph.nodes if isinstance(modules.get(str(node.target)), ChannelSelect)
+    ]
+
+
+@pytest.mark.parametrize(("lists", "inputs", "left"), [(1, 16, []), (2, 10, ["three_0_gather"])])
+def test_what_a_depthwise_convolution_computes_is_a_whole_number_of_blocks(
+    lists: int, inputs: int, left: list[str], tmp_path: Path
+) -> None:
+    dense = trace(lively(Deep(), SHAPE), SHAPE)
+    mask, tile, kept = torch.zeros(64, 64, 1, 1, dtype=torch.bool), 64 // lists, 10 // lists
+    for row in range(lists):
+        mask[row * tile : (row + 1) * tile, 5 + row * kept : 5 + (row + 1) * kept] = True
+    lowered = assert_exact(dense, {"three.0": mask}, tmp_path / "model.onnx")
+    assert lowered.module.get_submodule("depthwise.0").groups == CHANNEL_BLOCK
+    assert lowered.module.get_submodule("three.0").in_channels == inputs
+    assert gathers(lowered) == left
+
+
+def test_a_list_that_ends_a_block_short_reads_all_there_is(tmp_path: Path) -> None:
+    dense = trace(lively(Deep(24), SHAPE), SHAPE)
+    mask = random_mask(torch.Size((24, 24, 1, 1)), 24, 20)
+    lowered = assert_exact(dense, {"two.0": mask}, tmp_path / "model.onnx")
+    assert lowered.module.get_submodule("one.0").out_channels == lowered.module.get_submodule("two.0").in_channels == 24
+    assert gathers(lowered) == []
 
 
 @pytest.mark.parametrize(
@@ -285,14 +314,9 @@ def test_layers_with_the_same_lists_share_a_gather(tmp_path: Path) -> None:
     lists = random_mask(torch.Size((16, 16, 1, 1)), 8, 6)
     masks = {"left": lists.expand(16, 16, 3, 3), "right": lists}
     lowered = assert_exact(dense, masks, tmp_path / "model.onnx")
-    gathers = [
-        node
-        for node in lowered.module.graph.nodes
-        if node.op == "call_module" and isinstance(lowered.module.get_submodule(str(node.target)), ChannelSelect)
-    ]
-    # Every second channel first, then the lists: one gather, and only what it reads is computed.
-    assert [node.name for node in gathers] == ["left_gather"]
-    assert lowered.module.get_submodule("before").out_channels == int(lists.any(0).sum())
+    # Every second channel first, then the lists: one gather, and only what it reads is computed, up to a block.
+    assert gathers(lowered) == ["left_gather"] and int(lists.any(0).sum()) == 9
+    assert lowered.module.get_submodule("before").out_channels == CHANNEL_BLOCK
 
 
 class Reused(nn.Module):

@@ -96,7 +96,9 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     trusted = {name: trust(one) for name, one in tables.items()}
     own = trusted["adaptive"]
-    yield {"kind": "calibration"} | {key: getattr(own, key) for key in ("scale", "offset_us", "masked_us", "residual")}
+    yield {"kind": "calibration"} | {
+        key: getattr(own, key) for key in ("scale", "offset_us", "masked_scale", "residual")
+    }
     judged = [
         *variants(case, table, masked_every=2, num=options.variants, seed=options.seed + 1),
         *plans(case, own, options.plans, options.seed),

@@ -1,4 +1,4 @@
-"""From a sum of operators to a network: scale and offset, fitted on whole networks (method sections 5 and 9)."""
+"""From a sum of operators to a network: scale, offset and what masked layers take, fitted on whole networks (method sections 5 and 9)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,10 @@ USUAL_OFFSET = 0.2
 """An offset of this share of the fastest network costs the fit as much as one network that is off by `NOISE`,"""
 _MAX_OFFSET = 0.5
 """and one above this share is none that a device has."""
+USUAL_MASKED = 0.1
+"""Masked layers that take this much more, or less, in networks than by themselves cost a fit as much."""
+_MASKED = (0.5, 2.0)
+"""What they may take at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +56,37 @@ def fit(predicted_us: Sequence[float], measured_us: Sequence[float]) -> Calibrat
     return Calibration(scale=scale, offset_us=offset, residual=float(residual))
 
 
+def fit_masked(dense_us: Sequence[float], masked_us: Sequence[float], measured_us: Sequence[float]) -> float:
+    """Return what masked layers take in whole networks over what they take by themselves, 0.5 to 2; 1 where no network tells.
+
+    Errors count as in `fit`, and the ratio is held towards 1 as strongly as `USUAL_MASKED` says.
+
+    Parameters: [networks] each: `dense_us` what the calibrated table tells of all but the masked layers, `masked_us` of those,
+    >= 0, and `measured_us`, > 0.
+    """
+    dense, masked, measured = (np.asarray(values, np.float64) for values in (dense_us, masked_us, measured_us))
+    more = _least(
+        (masked / measured)[:, None] / NOISE, 1.0 - (dense + masked) / measured, np.array([[1.0 / USUAL_MASKED]])
+    )
+    return float(np.clip(1.0 + more[0], *_MASKED))
+
+
 def _line(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
-    """Return (scale, offset) of the least loss, by iteratively re-weighted least squares."""
+    """Return (scale, offset) of the least loss."""
     design = np.stack([predicted / measured, 1.0 / measured], axis=1) / NOISE
     held = np.array([[0.0, 1.0 / (USUAL_OFFSET * measured.min())]])
-    weights, solution = np.ones_like(measured), np.zeros(2)
+    scale, offset = _least(design, np.ones_like(measured), held)
+    return float(scale), float(offset)
+
+
+def _least(design: np.ndarray, wanted: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Return x, float64 [k], of the least Huber loss of `design` [n, k] x - `wanted` [n] / NOISE and squares of `held` [h, k] x,
+    by iteratively re-weighted least squares.
+    """
+    weights, solution = np.ones(len(wanted)), np.zeros(design.shape[1])
     for _ in range(_ROUNDS):
         root = np.sqrt(weights)
-        rows, wanted = np.vstack([design * root[:, None], held]), np.append(root / NOISE, 0.0)
-        solution = np.linalg.lstsq(rows, wanted, rcond=None)[0]
-        weights = 1.0 / np.maximum(np.abs(design @ solution - 1.0 / NOISE), 1.0)
-    return float(solution[0]), float(solution[1])
+        rows = np.vstack([design * root[:, None], held])
+        solution = np.linalg.lstsq(rows, np.append(root * wanted / NOISE, np.zeros(len(held))), rcond=None)[0]
+        weights = 1.0 / np.maximum(np.abs(design @ solution - wanted / NOISE), 1.0)
+    return np.asarray(solution)

@@ -52,7 +52,7 @@ class LutMiss(LookupError):
 class LatencyTable:
     """Latencies of operators on one device profile (method section 5).
 
-    A network's latency is `offset_us + sum over operators of latency_us`; `latency_us` contains `scale` and `masked_us`.
+    A network's latency is `offset_us + sum over operators of latency_us`; `latency_us` contains `scale` and `masked_scale`.
     """
 
     profile: DeviceProfile
@@ -64,8 +64,8 @@ class LatencyTable:
     """Calibration: whole networks over the sum of their entries."""
     offset_us: float = 0.0
     """Calibration: microseconds a network costs beyond its operators, added once."""
-    masked_us: float = 0.0
-    """Calibration: microseconds every lowered layer costs a network beyond its entry; below 0 where it costs less."""
+    masked_scale: float = 1.0
+    """Calibration: what lowered layers take in whole networks over what they take by themselves."""
     noise: float = 0.0
     """Relative scatter of the machine's pace (`lut.measure.pace`) within chunks: no smaller difference means anything."""
     drift: float = 0.0
@@ -111,7 +111,7 @@ class LatencyTable:
         at_ends = surface.grid(*map(self._stair_ends, (c_ins, c_outs), surface.axes))
         if isinstance(surface, Pieces):
             filled = surface.filled(np.where(np.isnan(own), at_ends, own), c_ins, c_outs)
-            return np.maximum(self.scale * filled + self.masked_us, 0.0)
+            return self.scale * self.masked_scale * filled
         values = np.where(np.isnan(own + at_ends), own, at_ends)
         if self.coarse and np.isnan(values).any():
             values = np.where(np.isnan(values), surface.at_least(c_ins, c_outs), values)
@@ -156,8 +156,7 @@ class LatencyTable:
 
     def calibrated(self, calibration: Calibration) -> "LatencyTable":
         """Return the table whose predictions are this one's put through `calibration`."""
-        scale, offset_us = self.scale * calibration.scale, calibration.apply(self.offset_us)
-        return replace(self, scale=scale, offset_us=offset_us, masked_us=self.masked_us * calibration.scale)
+        return replace(self, scale=self.scale * calibration.scale, offset_us=calibration.apply(self.offset_us))
 
     def candidate_widths(self, dense: int, limit: int = 32) -> tuple[int, ...]:
         """Return widths worth offering for a coupling group of `dense` channels, ascending, the last is `dense`; at
@@ -209,7 +208,7 @@ class LatencyTable:
             }
             for signature, points in sorted(self.entries.items())
         ]
-        grown = {name: getattr(self, name) for name in ("masked_us", "drift", "interpolation", "residual", "coarse")}
+        grown = {name: getattr(self, name) for name in ("masked_scale", "drift", "interpolation", "residual", "coarse")}
         head |= {name: value for name, value in grown.items() if value}
         return head | {"profile": asdict(self.profile), "entries": rows}
 
@@ -228,7 +227,7 @@ class LatencyTable:
                 step=whole(data["step"], "step"),
                 scale=positive(data["scale"], "scale"),
                 offset_us=number(data["offset_us"], "offset_us"),
-                masked_us=number(data.get("masked_us", 0.0), "masked_us"),
+                masked_scale=positive(data.get("masked_scale", 1.0), "masked_scale"),
                 noise=number(data["noise"], "noise", least=0.0),
                 drift=number(data.get("drift", 0.0), "drift", least=0.0),
                 interpolation=number(data.get("interpolation", 0.0), "interpolation", least=0.0),

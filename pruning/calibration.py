@@ -1,4 +1,4 @@
-"""A latency table's scale and offset, fitted on whole slimmed networks, and what its masked layers cost (method section 9)."""
+"""A latency table's scale and offset, fitted on whole slimmed networks, and what its masked layers take (method section 9)."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
-from lut.calibrate import fit
+from lut.calibrate import fit, fit_masked
 from lut.measure.runtime import Program
 from lut.measure.timing import Timing
 from lut.table import LatencyTable
@@ -103,33 +103,27 @@ def calibrated(table: LatencyTable, sums_us: Sequence[float], measured_us: Seque
     `sums_us` are the plain sums of entries (`plain(table)`). Raises ValueError as `lut.calibrate.fit`.
     """
     calibration = fit(sums_us, measured_us)
-    return replace(plain(table).calibrated(calibration), residual=calibration.residual, masked_us=table.masked_us)
+    return replace(plain(table).calibrated(calibration), residual=calibration.residual, masked_scale=table.masked_scale)
 
 
 def masks_calibrated(
     table: LatencyTable, predict_us: Sequence[Callable[[LatencyTable], float]], measured_us: Sequence[float]
 ) -> LatencyTable:
-    """Return the table, calibrated on slimmed networks, with what a lowered layer costs beyond its entry, of least relative absolute
-    error over masked ones; as it is where there are none.
+    """Return the table, calibrated on slimmed networks, with what masked layers take in networks over what they take by themselves;
+    as it is where there are none.
 
-    A runtime changes layouts around gathers and grouped convolutions, and fuses less there than it does for one operator by
-    itself; most of that is the same for a small layer and a large one, so small networks, of which it is a larger part, tell most.
+    A runtime changes layouts around gathers and grouped convolutions, and fuses less there than it does for one operator by itself.
 
     Parameters: `predict_us` gives the latency of each masked network by a table's word, `measured_us` what each took.
     """
-    bare, one = replace(table, masked_us=0.0), replace(table, masked_us=1.0)
-    missed = sorted(
-        ((us - told) / num, num / us)
-        for predict, us in zip(predict_us, measured_us, strict=True)
-        if (num := predict(one) - (told := predict(bare))) > 0
-    )
-    if not missed:
+    if not measured_us:
         return table
-    weights = np.cumsum([weight for _, weight in missed])
-    middle = int(np.searchsorted(weights, weights[-1] / 2))
-    return replace(table, masked_us=missed[middle][0])
+    bare, once = replace(table, masked_scale=0.0), replace(table, masked_scale=1.0)
+    dense_us = [predict(bare) for predict in predict_us]
+    masked_us = [predict(once) - without for predict, without in zip(predict_us, dense_us, strict=True)]
+    return replace(table, masked_scale=fit_masked(dense_us, masked_us, measured_us))
 
 
 def plain(table: LatencyTable) -> LatencyTable:
     """Return the table without its calibration."""
-    return replace(table, scale=1.0, offset_us=0.0, masked_us=0.0, residual=0.0)
+    return replace(table, scale=1.0, offset_us=0.0, masked_scale=1.0, residual=0.0)

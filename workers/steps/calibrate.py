@@ -33,7 +33,7 @@ def calibrate(
 ) -> LatencyTable:
     """Return the table with scale, offset and residual fitted on the dense network and a few random slimmed ones.
 
-    Masked ones do not pull at that: they tell by themselves what a lowered layer costs beyond its entry. Tells the user where
+    Masked ones do not pull at that: they tell by themselves what masked layers take beside their entries. Tells the user where
     the machine was too restless for the table to be trusted.
 
     Args:
@@ -70,7 +70,7 @@ def calibrate(
         f"On {len(sums_us)} whole networks the table of {target.device} is off by {table.residual:.1%} (median)."
     )
     if masked:
-        context.log(f"A masked layer takes {table.masked_us:+.0f} us in a network beside what it takes by itself.")
+        context.log(f"Masked layers take {table.masked_scale:.2f} of what they take by themselves.")
     if table.noisy:
         context.warning(
             "table_noisy",

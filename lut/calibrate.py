@@ -65,28 +65,28 @@ def fit_masked(dense_us: Sequence[float], masked_us: Sequence[float], measured_u
     >= 0, and `measured_us`, > 0.
     """
     dense, masked, measured = (np.asarray(values, np.float64) for values in (dense_us, masked_us, measured_us))
-    more = _least(
-        (masked / measured)[:, None] / NOISE, 1.0 - (dense + masked) / measured, np.array([[1.0 / USUAL_MASKED]])
-    )
+    missed = 1.0 - (dense + masked) / measured
+    more = _least((masked / measured)[:, None], missed, np.array([[1.0 / USUAL_MASKED]]))
     return float(np.clip(1.0 + more[0], *_MASKED))
 
 
 def _line(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
     """Return (scale, offset) of the least loss."""
-    design = np.stack([predicted / measured, 1.0 / measured], axis=1) / NOISE
+    design = np.stack([predicted / measured, 1.0 / measured], axis=1)
     held = np.array([[0.0, 1.0 / (USUAL_OFFSET * measured.min())]])
     scale, offset = _least(design, np.ones_like(measured), held)
     return float(scale), float(offset)
 
 
 def _least(design: np.ndarray, wanted: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Return x, float64 [k], of the least Huber loss of `design` [n, k] x - `wanted` [n] / NOISE and squares of `held` [h, k] x,
-    by iteratively re-weighted least squares.
+    """Return x, float64 [k], by iteratively re-weighted least squares: the least Huber loss of (`design` [n, k] x - `wanted` [n]) / NOISE,
+    and squares of `held` [h, k] x.
     """
-    weights, solution = np.ones(len(wanted)), np.zeros(design.shape[1])
+    rows, goals = design / NOISE, wanted / NOISE
+    weights, solution = np.ones(len(goals)), np.zeros(design.shape[1])
     for _ in range(_ROUNDS):
         root = np.sqrt(weights)
-        rows = np.vstack([design * root[:, None], held])
-        solution = np.linalg.lstsq(rows, np.append(root * wanted / NOISE, np.zeros(len(held))), rcond=None)[0]
-        weights = 1.0 / np.maximum(np.abs(design @ solution - wanted / NOISE), 1.0)
+        weighted = np.vstack([rows * root[:, None], held]), np.append(goals * root, np.zeros(len(held)))
+        solution = np.linalg.lstsq(*weighted, rcond=None)[0]
+        weights = 1.0 / np.maximum(np.abs(rows @ solution - goals), 1.0)
     return np.asarray(solution)

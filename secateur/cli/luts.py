@@ -64,13 +64,19 @@ def import_(
     runtime_version: Annotated[str | None, typer.Option(help="CSV: its version.", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CSV: threads.", show_default=False)] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="CSV: the batch to read.", show_default=False)] = None,
+    dtype: Annotated[str | None, typer.Option(help="CSV: numbers it computed with.", show_default=False)] = None,
+    layout: Annotated[str | None, typer.Option(help="CSV: layout of the maps.", show_default=False)] = None,
+    huge_pages: Annotated[bool | None, typer.Option("--huge-pages", help="CSV: memory was in huge pages.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the file.", show_default=False)] = None,
     server: Server = SERVER,
     json: Json = False,
 ) -> None:
     """Import a table that was measured elsewhere, or merge it into the one that is there."""
-    about = {"hardware": hardware, "runtime": runtime, "runtime_version": runtime_version}
-    given = {key: value for key, value in {**about, "threads": threads, "batch": batch}.items() if value is not None}
+    about = {
+        "hardware": hardware, "runtime": runtime, "runtime_version": runtime_version, "threads": threads, "batch": batch,
+        "dtype": dtype, "layout": layout, "huge_pages": huge_pages,
+    }  # fmt: skip
+    given = {key: value for key, value in about.items() if value is not None}
     if not file.is_file():
         raise UsageError(f"there is no file {file}")
     with connect(server) as client:

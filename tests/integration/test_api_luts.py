@@ -71,7 +71,7 @@ def test_a_published_csv_becomes_a_coarse_table_with_pictures_and_csv(service: S
     assert service.files() == files, "what was made once is kept"
     check(service.client.get(f"{url}/plots/other.png"), 422, "invalid_request")
     page = service.client.get(f"/luts/{lut.id}").text
-    assert "plots/staircases.png" in page and "coarse key" in page and "TITAN V" in page
+    assert "plots/staircases.png" in page and "coarse key" in page and "TITAN V" in page and "huge pages" in page
     assert f"/luts/{lut.id}" in service.client.get("/").text
 
 

@@ -53,7 +53,9 @@ def test_a_table_is_imported_shown_published_exported_compared_and_deleted(url: 
     lut = ask(url, "lut", "import", str(file), "--device", "titanv", "--hardware", "TITAN V")
     assert lut["profile"]["hardware"] == "TITAN V" and lut["coarse"]
     assert "titanv" in [one["id"] for one in ask(url, "devices")] and "titanv" in run(url, "devices")
-    assert "coarse" in run(url, "lut", "import", str(file), "--device", "titanv", "--threads", "2")
+    profile = ["--threads", "2", "--dtype", "fp16", "--layout", "nhwc", "--huge-pages"]
+    told = run(url, "lut", "import", str(file), "--device", "titanv", *profile)
+    assert "coarse" in told and "threads 2, batch 4, fp16, nhwc, huge pages" in told
     shown = ask(url, "lut", "show", lut["id"])
     assert shown["lut"] == lut and [one["name"] for one in shown["versions"]] == ["titan.csv"]
     assert "import titan.csv" in run(url, "lut", "show", lut["id"])

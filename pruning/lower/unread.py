@@ -14,8 +14,11 @@ from pruning.modules import PER_CHANNEL, ChannelAffine, ChannelSelect
 from pruning.nodes import module_of
 
 CHANNEL_BLOCK = 16
-"""A whole number of this many channels suits the vector units of every runtime; others may run much slower: a depthwise convolution
-of 66 channels took five times what one of 80 takes (ONNX Runtime, which leaves its blocked layout there)."""
+"""Groups of a multiple of this many channels suit the vector units of every runtime; others may run much slower."""
+ALIGNED = 4
+"""Without groups, a multiple of this is enough, but matters: a depthwise convolution of 66 channels took several times what one of 68 takes
+(ONNX Runtime, which leaves its blocked layout there).
+"""
 _KEEPS_CHANNELS = (
     nn.ReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Identity, nn.Dropout,
     nn.MaxPool2d, nn.AvgPool2d,
@@ -27,7 +30,7 @@ def drop_unread(module: fx.GraphModule) -> None:
     """Compute only the channels that are read, where every reader of a convolution is a `ChannelSelect`.
 
     BatchNorm, activations, pooling and depthwise convolutions may stand between. What is computed is a whole number of
-    `CHANNEL_BLOCK`, the same in every group, or all: unread channels fill it up. A convolution of one group whose only reader
+    `ALIGNED`, or of `CHANNEL_BLOCK` in every group, or all: unread channels fill it up. A convolution of one group whose only reader
     names each channel at most once delivers them in that order, and the gather is gone; the reader, if it has one group, too,
     reads what fills them up with weight zero. Nodes that nothing reads must be gone; shapes in `meta` are not updated.
     """
@@ -51,8 +54,8 @@ def _drop(module: fx.GraphModule) -> bool:
             _fill_list(module, selects[0], conv.out_channels, calls)
         reads = [_index(module, select) for select in selects]
         whole = torch.arange(conv.out_channels)
-        blocks = any(_is_depthwise(module_of(module, reader)) for reader in between)
-        positions = _positions(conv, reads, blocks=blocks) if reads else whole
+        aligned = any(_is_depthwise(module_of(module, reader)) for reader in between)
+        positions = _positions(conv, reads, aligned=aligned) if reads else whole
         if not torch.equal(positions, whole) or any(torch.equal(index, whole) for index in reads):
             _narrow(module, [node, *between], positions, conv.out_channels)
             changed = True
@@ -60,7 +63,7 @@ def _drop(module: fx.GraphModule) -> bool:
 
 
 def _fill_list(module: fx.GraphModule, select: fx.Node, channels: int, calls: Counter[object]) -> None:
-    """Let a list that names each of `channels` at most once name a whole number of `CHANNEL_BLOCK`, if what reads it can ignore some."""
+    """Let a list that names each of `channels` at most once name a whole number of `ALIGNED`, if what reads it can ignore some."""
     index = _index(module, select)
     reader, *others = select.users
     conv = module_of(module, reader)
@@ -79,10 +82,10 @@ def _index(module: fx.GraphModule, node: fx.Node) -> Tensor:
 
 
 def _filled(chosen: Tensor, channels: int) -> Tensor:
-    """Return `chosen` and after it the first of the others, up to a whole number of `CHANNEL_BLOCK` or all `channels`, int64."""
+    """Return `chosen` and after it the first of the others, up to a whole number of `ALIGNED` or all `channels`, int64."""
     others = torch.ones(channels, dtype=torch.bool)
     others[chosen] = False
-    return torch.cat([chosen, others.nonzero().flatten()[: -len(chosen) % CHANNEL_BLOCK]])
+    return torch.cat([chosen, others.nonzero().flatten()[: -len(chosen) % ALIGNED]])
 
 
 def _readers(module: fx.GraphModule, node: fx.Node, calls: Counter[object]) -> list[fx.Node]:
@@ -107,9 +110,9 @@ def _is_depthwise(module: nn.Module | None) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
-def _positions(conv: nn.Conv2d, reads: list[Tensor], *, blocks: bool) -> Tensor:
-    """Return which output channels to compute and in what order, int64; with `blocks`, a whole number of `CHANNEL_BLOCK` matters more
-    than the order.
+def _positions(conv: nn.Conv2d, reads: list[Tensor], *, aligned: bool) -> Tensor:
+    """Return which output channels to compute and in what order, int64; where `aligned`, a whole number of `ALIGNED` matters more than
+    the order.
     """
     alive = torch.zeros(conv.out_channels, dtype=torch.bool)
     for index in reads:
@@ -118,7 +121,7 @@ def _positions(conv: nn.Conv2d, reads: list[Tensor], *, blocks: bool) -> Tensor:
         read = alive.nonzero().flatten()
         once = len(reads) == 1 and len(reads[0]) == len(read)
         filled = _filled(read, conv.out_channels).sort().values
-        return reads[0] if once and not (blocks and len(filled) > len(read)) else filled
+        return reads[0] if once and not (aligned and len(filled) > len(read)) else filled
     rows = alive.reshape(conv.groups, -1)
     width = min(-(-int(rows.sum(1).max()) // CHANNEL_BLOCK) * CHANNEL_BLOCK, rows.shape[1])
     # A group that has fewer alive fills up with some that are not.

@@ -19,7 +19,6 @@ from lut.signature import OpSignature
 from pruning.architectures import build
 from pruning.export import num_macs, to_onnx
 from pruning.lower.rewrite import kept_dense, lower
-from pruning.lower.unread import CHANNEL_BLOCK
 from pruning.masked import masked_copy
 from pruning.modules import ChannelSelect
 from pruning.network import Network
@@ -211,7 +210,7 @@ def test_channels_that_no_list_names_are_not_computed_and_one_list_needs_no_gath
     module = lowered.module
     assert module.get_submodule("one.0").out_channels == 16
     assert int(masks["three.0"].any(0).sum()) == 15
-    assert module.get_submodule("two.0").out_channels == module.get_submodule("depthwise.0").groups == CHANNEL_BLOCK
+    assert module.get_submodule("two.0").out_channels == module.get_submodule("depthwise.0").groups == 16
     assert gathers(lowered) == ["three_0_gather"]
     assert not any(n.op_type == "BatchNormalization" for n in onnx.load(tmp_path / "model.onnx").graph.node)
 
@@ -224,8 +223,8 @@ def gathers(network: Network) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("lists", "inputs", "left"), [(1, 16, []), (2, 10, ["three_0_gather"])])
-def test_what_a_depthwise_convolution_computes_is_a_whole_number_of_blocks(
+@pytest.mark.parametrize(("lists", "inputs", "left"), [(1, 12, []), (2, 10, ["three_0_gather"])])
+def test_what_a_depthwise_convolution_computes_is_a_multiple_of_four(
     lists: int, inputs: int, left: list[str], tmp_path: Path
 ) -> None:
     dense = trace(lively(Deep(), SHAPE), SHAPE)
@@ -233,16 +232,16 @@ def test_what_a_depthwise_convolution_computes_is_a_whole_number_of_blocks(
     for row in range(lists):
         mask[row * tile : (row + 1) * tile, 5 + row * kept : 5 + (row + 1) * kept] = True
     lowered = assert_exact(dense, {"three.0": mask}, tmp_path / "model.onnx")
-    assert lowered.module.get_submodule("depthwise.0").groups == CHANNEL_BLOCK
+    assert lowered.module.get_submodule("depthwise.0").groups == 12
     assert lowered.module.get_submodule("three.0").in_channels == inputs
     assert gathers(lowered) == left
 
 
-def test_a_list_that_ends_a_block_short_reads_all_there_is(tmp_path: Path) -> None:
-    dense = trace(lively(Deep(24), SHAPE), SHAPE)
-    mask = random_mask(torch.Size((24, 24, 1, 1)), 24, 20)
+def test_a_list_that_cannot_be_filled_reads_all_there_is(tmp_path: Path) -> None:
+    dense = trace(lively(Deep(22), SHAPE), SHAPE)
+    mask = random_mask(torch.Size((22, 22, 1, 1)), 22, 21)
     lowered = assert_exact(dense, {"two.0": mask}, tmp_path / "model.onnx")
-    assert lowered.module.get_submodule("one.0").out_channels == lowered.module.get_submodule("two.0").in_channels == 24
+    assert lowered.module.get_submodule("one.0").out_channels == lowered.module.get_submodule("two.0").in_channels == 22
     assert gathers(lowered) == []
 
 
@@ -314,9 +313,9 @@ def test_layers_with_the_same_lists_share_a_gather(tmp_path: Path) -> None:
     lists = random_mask(torch.Size((16, 16, 1, 1)), 8, 6)
     masks = {"left": lists.expand(16, 16, 3, 3), "right": lists}
     lowered = assert_exact(dense, masks, tmp_path / "model.onnx")
-    # Every second channel first, then the lists: one gather, and only what it reads is computed, up to a block.
+    # Every second channel first, then the lists: one gather, and only what it reads is computed, up to a multiple of four.
     assert gathers(lowered) == ["left_gather"] and int(lists.any(0).sum()) == 9
-    assert lowered.module.get_submodule("before").out_channels == CHANNEL_BLOCK
+    assert lowered.module.get_submodule("before").out_channels == 12
 
 
 class Reused(nn.Module):

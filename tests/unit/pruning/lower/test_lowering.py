@@ -237,6 +237,15 @@ def test_what_a_depthwise_convolution_computes_is_a_multiple_of_four(
     assert gathers(lowered) == left
 
 
+def test_lists_of_several_block_rows_need_no_gather_where_any_number_of_channels_suits(tmp_path: Path) -> None:
+    dense = trace(lively(Deep(), SHAPE), SHAPE)
+    mask = torch.zeros(64, 64, 1, 1, dtype=torch.bool)
+    mask[:32, 5:10], mask[32:, 10:15] = True, True
+    lowered = assert_exact(dense, {"two.0": mask}, tmp_path / "model.onnx")
+    assert lowered.module.get_submodule("one.0").out_channels == lowered.module.get_submodule("two.0").in_channels == 10
+    assert gathers(lowered) == []
+
+
 def test_a_list_that_cannot_be_filled_reads_all_there_is(tmp_path: Path) -> None:
     dense = trace(lively(Deep(22), SHAPE), SHAPE)
     mask = random_mask(torch.Size((22, 22, 1, 1)), 22, 21)

@@ -12,6 +12,8 @@ USUAL_OFFSET = 0.2
 """An offset of this share of the fastest network costs the fit as much as one network that is off by `NOISE`,"""
 _MAX_OFFSET = 0.5
 """and one above this share is none that a device has."""
+LEAST_SHARE = 0.5
+"""Of what its operators take by themselves a network takes at least this, whatever an offset below nothing says."""
 USUAL_MASKED = 0.1
 """Masked layers that take this much more, or less, in networks than by themselves cost a fit as much."""
 _MASKED = (0.5, 2.0)
@@ -30,6 +32,15 @@ class Calibration:
     def apply(self, predicted_us: float) -> float:
         """Return the calibrated prediction in microseconds."""
         return self.scale * predicted_us + self.offset_us
+
+
+def network_us(operators_us: float, offset_us: float) -> float:
+    """Return the latency of a network whose operators take `operators_us` > 0 by themselves; positive for every offset.
+
+    An offset below nothing was seen on networks of some size. It says nothing of those far smaller, and no network of the fit has
+    more than `LEAST_SHARE` of its operators' latency taken away.
+    """
+    return max(operators_us + offset_us, LEAST_SHARE * operators_us)
 
 
 def fit(predicted_us: Sequence[float], measured_us: Sequence[float]) -> Calibration:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lut.calibrate import Calibration
+from lut.calibrate import Calibration, network_us
 from lut.coarse import coarse_signature, is_free
 from lut.entry import Entries, Entry, entries_from_json, number, positive, profile_from_json, whole
 from lut.interpolate import Pieces, Surface
@@ -52,7 +52,7 @@ class LutMiss(LookupError):
 class LatencyTable:
     """Latencies of operators on one device profile (method section 5).
 
-    A network's latency is `offset_us + sum over operators of latency_us`; `latency_us` contains `scale` and `masked_scale`.
+    A network's latency is `lut.calibrate.network_us` of the sum of `latency_us`, which contains `scale` and `masked_scale`.
     """
 
     profile: DeviceProfile
@@ -128,7 +128,7 @@ class LatencyTable:
 
     def predict_us(self, operators: Iterable[tuple[OpSignature, int, int]]) -> float:
         """Return the latency of a network given as (signature, c_in, c_out) of its operators. Raises LutMiss."""
-        return self.offset_us + sum(self.latency_us(*operator) for operator in operators)
+        return network_us(sum(self.latency_us(*operator) for operator in operators), self.offset_us)
 
     def missing(self, requests: Iterable[GridRequest]) -> list[GridRequest]:
         """Return the requests that the table does not cover in full."""

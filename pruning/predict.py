@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from torch import fx, nn
 
+from lut.calibrate import network_us
 from lut.pattern import Pattern
 from lut.signature import OpSignature
 from lut.table import LatencyTable
@@ -55,14 +56,14 @@ def built_us(
         widths: by group.
         patterns: by operator.
     """
-    total_us = table.offset_us
+    operators_us = 0.0
     for signature, *counts, computed in _as_built(operators, network, widths, patterns):
         held = [max(pair) for pair in zip(counts, table.least(signature), strict=True)]
         shares = [count / most for count, most in zip(counts, held, strict=True)]
         # Only weights grow with both sides; what keeps its channels grows with their number.
         share = math.prod(shares) if signature.kind in ("conv", "linear") else shares[1]
-        total_us += computed * share * table.latency_us(signature, *held)
-    return total_us
+        operators_us += computed * share * table.latency_us(signature, *held)
+    return network_us(operators_us, table.offset_us)
 
 
 def _counted(operators: Iterable[Operator], widths: Widths, patterns: Mapping[str, Pattern]) -> Iterator[Counted]:

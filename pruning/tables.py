@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from lut.calibrate import LEAST_SHARE
 from lut.pattern import Pattern
 from lut.request import GridRequest, merge_requests, num_weights
 from lut.signature import OpSignature
@@ -96,12 +97,17 @@ class Limit:
 
 
 def latency_limit(table: LatencyTable, budget_ns: int, correction: float = 1.0, limit_id: str = "latency_ns") -> Limit:
-    """Return the budget of whole ns, rounded up: `correction * (table offset + sum of table entries) <= budget_ns`."""
+    """Return the budget of whole ns, rounded up: `correction * network_us(sum of table entries, offset) <= budget_ns`.
+
+    `lut.calibrate.network_us`; what a plan costs is told by the offset that holds at the budget.
+    """
 
     def price(signature: OpSignature, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
         return np.ceil(table.grid_us(signature, c_ins, c_outs) * correction * 1000).astype(np.int64)
 
-    return Limit(id=limit_id, price=price, limit=budget_ns, fixed=math.ceil(correction * table.offset_us * 1000))
+    # Operators may take `budget - offset`, and no more than twice the budget.
+    fixed = max(math.ceil(correction * table.offset_us * 1000), -math.floor(budget_ns * (1 / LEAST_SHARE - 1)))
+    return Limit(id=limit_id, price=price, limit=budget_ns, fixed=fixed)
 
 
 def weight_bytes_limit(limit_bytes: int) -> Limit:

@@ -31,7 +31,7 @@ def frontier(
     points = []
     name = context.spec["job"]["solver"]
     solved = [
-        _solved(one.problem(saliency, 0.0, corrections), wanted, name, one.solver(name, saliency), context.seed)
+        _solved(one.problem(saliency, wanted[-1], corrections), wanted, name, one.solver(name, saliency), context.seed)
         for one in offers
     ]
     for done, (budget_ms, *plans) in enumerate(zip(wanted, *solved, strict=True)):

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from lut.calibrate import network_us
 from lut.request import num_macs
 from lut.table import LatencyTable, LutMiss
+from pruning.calibration import without_offset
 from pruning.dense import DenseLayer, dense_layers
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator, Widths
@@ -106,10 +108,10 @@ def _least_ms(
     flat = group_values({group.id: np.zeros(group.units) for group in groups}, choices)
     stages = removable_stages(network, groups, known)
     try:
-        problem = build_problem(known, choices, flat, latency_limit(table, 0), stages=stages)
+        problem = build_problem(known, choices, flat, latency_limit(without_offset(table), 0), stages=stages)
     except LutMiss:
         return None
-    return solve(problem).min_achievable_ns / 1e6
+    return network_us(solve(problem).min_achievable_ns / 1e3, table.offset_us) / 1e3
 
 
 def _shares(costs: tuple[Operator, ...], dense: Widths, table: LatencyTable | None, work: int) -> dict[str, float]:

@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lut.calibrate import network_us
 from lut.pattern import Pattern
 from lut.table import LatencyTable
+from pruning.calibration import without_offset
 from pruning.gradual import followers, pinned
 from pruning.groups import coupling_groups
 from pruning.lower.rewrite import lower
@@ -264,9 +265,14 @@ class Workbench:
         """Return the least any width on offer reaches: ms per device, bytes of weights, each budget by itself, by its id."""
         flat = {group.id: np.zeros(group.units) for group in self.groups}
         zeros = {name: torch.zeros_like(weight_of(self.dense.module, name)) for name in self.modules.values()}
-        plan = solve(replace(self, floor=0.0).problem(Saliency(units=flat, weights=zeros), 0.0, corrections))
-        found: dict[str, Any] = {limit_id(0): plan.min_achievable_ns, **plan.other_min_achievable}
-        return {name: cost / 1e6 if name.startswith("latency") else cost for name, cost in found.items()}
+        gauges = tuple(replace(one, table=without_offset(one.table)) for one in self.gauges)
+        bare = replace(self, floor=0.0, gauges=gauges)
+        plan = solve(bare.problem(Saliency(units=flat, weights=zeros), 0.0, corrections))
+        found: dict[str, float] = {limit_id(0): plan.min_achievable_ns, **plan.other_min_achievable}
+        for index, one in enumerate(self.gauges):
+            offset_us = (corrections[index] if corrections else 1.0) * one.table.offset_us
+            found[limit_id(index)] = network_us(found[limit_id(index)] / 1e3, offset_us) / 1e3
+        return found
 
 
 def limit_id(index: int) -> str:

@@ -41,7 +41,7 @@ class Gate:
         app.state.submissions = together = Together[Submission, PruneJobRow](self._serve)
         with ThreadPoolExecutor(len(bodies) + 1) as pool:
             pool.submit(world.send, first, "POST", "/v1/prune-jobs", json=world.spec(world.own))
-            self._wait(lambda: together._serving is not None)
+            self._wait(lambda: together._serving is not None and not together._waiting)
             sent = []
             for number, (key, body) in enumerate(zip(keys, bodies, strict=True), start=1):
                 sent.append(pool.submit(world.send, key, "POST", "/v1/prune-jobs", json=body))

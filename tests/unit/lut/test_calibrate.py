@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lut.calibrate import fit
+from lut.calibrate import fit, network_us
 
 
 def test_one_network_gives_a_scale_alone() -> None:
@@ -70,3 +70,7 @@ def test_an_offset_that_scatter_gives_is_small() -> None:
     calibration = fit(sums, sums * scatter)
     assert abs(calibration.offset_us) < 0.1 * min(sums)
     assert calibration.scale == pytest.approx(1.0, abs=0.03)
+
+
+def test_an_offset_below_nothing_leaves_half_of_what_operators_take() -> None:
+    assert [network_us(10.0, offset) for offset in (3.0, -3.0, -5.0, -5.1, -1000.0)] == [13.0, 7.0, 5.0, 5.0, 5.0]

@@ -1,5 +1,7 @@
 """From operators, saliency and a latency table to the knapsack."""
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from lut.profile import DeviceProfile
 from lut.request import GridRequest
 from lut.table import Entry, LatencyTable, LutMiss
+from pruning.calibration import without_offset
 from pruning.check import evaluate
 from pruning.export import to_onnx, weight_bytes
 from pruning.groups import coupling_groups
@@ -91,6 +94,23 @@ def test_latency_is_rounded_up_to_whole_nanoseconds(chain: Parts) -> None:
     problem = build_problem(costs, choices, values, latency_limit(measured, 1, 1 / 3))
     dense = {group: offered[-1] for group, offered in choices.items()}
     assert evaluate(problem, dense).latency_ns >= 1000 * predicted_us(costs, dense, measured) / 3
+
+
+@pytest.mark.parametrize("share", [-0.2, -0.9])
+def test_a_budget_keeps_the_networks_the_table_tells_to_keep_it_whatever_its_offset(chain: Parts, share: float) -> None:
+    _, groups, costs = chain
+    choices = width_choices(groups, EMPTY)
+    bare = without_offset(table(grid_requests(costs, choices)))
+    values = group_values({g.id: np.ones(g.units) for g in groups}, choices)
+    dense_us = predicted_us(costs, {group: offered[-1] for group, offered in choices.items()}, bare)
+    measured = replace(bare, offset_us=share * dense_us)
+    each = [dict(zip(choices, widths, strict=True)) for widths in product(*choices.values())]
+    told_us = [predicted_us(costs, widths, measured) for widths in each]
+    assert min(told_us) > 0
+    for budget_us in told_us:
+        problem = build_problem(costs, choices, values, latency_limit(measured, round(1000 * budget_us)))
+        for widths, us in zip(each, told_us, strict=True):
+            assert (evaluate(problem, widths).latency_ns <= problem.budget_ns) == (us <= budget_us)
 
 
 def test_a_table_that_lacks_an_operator_is_a_miss_with_its_key(chain: Parts) -> None:

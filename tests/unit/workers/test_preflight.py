@@ -1,5 +1,6 @@
 """What a job is told before anything is measured: what stays dense, and how much of the network that is."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lut.table import Entry, LatencyTable
 from pruning.architectures import build
 from pruning.groups import coupling_groups
 from pruning.operators import operators
+from pruning.tables import grid_requests, width_choices
 from pruning.trace import trace
 from workers.context import StepContext
 from workers.steps import preflight
@@ -94,6 +96,22 @@ def test_shares_are_of_the_latency_where_the_device_has_a_table(tmp_path: Path) 
     assert found["dense_ms"] == pytest.approx(total / 1e3)
     unpriced = [blocker for blocker in found["blockers"] if blocker["code"] == "not_in_the_table"]
     assert unpriced and all("of the multiply-accumulates" in blocker["detail"] for blocker in unpriced)
+
+
+def test_the_least_is_positive_whatever_the_offset(tmp_path: Path) -> None:
+    network = trace(build("cifar/resnet20", 10), (3, 32, 32))
+    groups = coupling_groups(network)
+    table = LatencyTable(profile=PROFILE, entries={}, step=8)
+    requests = grid_requests(operators(network, groups), width_choices(groups, table))
+    entries = {
+        one.signature: {at: Entry(p50_us=float(sum(at)), p90_us=sum(at), num_samples=9) for at in one.pairs()}
+        for one in requests
+    }
+    found = []
+    for offset_us in (0.0, -20.0, -1e6):
+        replace(table, entries=entries, offset_us=offset_us).save(tmp_path / "known_table.json")
+        found.append(answer(tmp_path, "cifar/resnet20", 32)["min_achievable_ms"])
+    assert found == [found[0], pytest.approx(found[0] - 0.02), pytest.approx(found[0] / 2)] and found[0] > 0.05
 
 
 def test_work_is_counted_at_the_dense_widths(tmp_path: Path) -> None:

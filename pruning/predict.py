@@ -16,6 +16,8 @@ from pruning.network import Network, Operator, Widths
 from pruning.nodes import module_of
 from pruning.patterns.values import differs
 
+OFFSET_SHARE = 0.1
+
 Counted = tuple[OpSignature, int, int]
 """Signature, input channels, output channels."""
 Built = tuple[OpSignature, int, int, float]
@@ -64,6 +66,16 @@ def built_us(
         share = math.prod(shares) if signature.kind in ("conv", "linear") else shares[1]
         operators_us += computed * share * table.latency_us(signature, *held)
     return network_us(operators_us, table.offset_us)
+
+
+def for_network(table: LatencyTable, operators: Iterable[Operator], dense: Widths) -> LatencyTable:
+    """Return the table with an offset that the dense network could have: `OFFSET_SHARE` of its latency at the most.
+
+    The offset is of the networks a table was last extended for: what a VGG-16 takes beside its operators may be more than all that
+    a MobileNet takes. Those it is fitted on have smaller ones. Raises `lut.table.LutMiss`.
+    """
+    most_us = OFFSET_SHARE * predicted_us(operators, dense, replace(table, offset_us=0.0))
+    return replace(table, offset_us=min(max(table.offset_us, -most_us), most_us))
 
 
 def _counted(operators: Iterable[Operator], widths: Widths, patterns: Mapping[str, Pattern]) -> Iterator[Counted]:

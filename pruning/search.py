@@ -84,23 +84,30 @@ def search(
     alike is not measured again. Every plan is checked without the solver; one over its budget raises `pruning.check.PlanError`.
     """
     attempts: list[Attempt] = []
+    fastest: Attempt | None = None
     too_slow, fits = 0.0, math.inf
     corrections: Corrections = start or (1.0,) * (1 + len(others_ms))
     for _ in range(max_attempts):
         problem = build(corrections)
-        plan = solve(problem)
-        if not plan.found:
-            fits = min(fits, corrections[0])  # nothing is fast enough under this correction: look below it
-            if not attempts:
-                break
-        else:
+        plan, attempt = solve(problem), None
+        if plan.found:
             check(problem, plan)
             attempt = _try(plan, corrections, measure, [*attempts, *known])
+        else:
+            fits = min(fits, corrections[0])  # nothing is fast enough under this correction: look below it
+            if not attempts:
+                # By the tables' word alone; what the fastest plan takes tells how much slower than the device that is.
+                fastest = attempt = _fastest(build, solve, measure, corrections)
+                if attempt is None:
+                    break
+        if attempt:
             attempts.append(attempt)
             on_attempt(attempt)
             met = _met(attempt.others_ms, others_ms)
             within = attempt.measured_ms <= budget_ms
             if within and all(met) and attempt.measured_ms >= budget_ms * (1 - SLACK):
+                break
+            if attempt is fastest and not (within and all(met)):
                 break
             if not all(met):
                 others = _raised(corrections[1:], attempt.others_ms, others_ms)
@@ -108,17 +115,18 @@ def search(
                 corrections, too_slow, fits = (own, *others), 0.0, math.inf
                 continue
             fits, too_slow = (min(fits, corrections[0]), too_slow) if within else (fits, max(too_slow, corrections[0]))
-        wanted = corrections[0] * (attempts[-1].measured_ms / attempts[-1].predicted_ms if plan.found else 1.0)
+        wanted = corrections[0] * (attempt.measured_ms / attempt.predicted_ms if attempt else 1.0)
         corrections = (_between(too_slow, fits, wanted), *corrections[1:])
         if fits < too_slow * NARROW:
             break
     chosen = _best(attempts, budget_ms, others_ms)
     floor_ms = min((a.plan.min_achievable_ns for a in attempts), default=plan.min_achievable_ns) / 1e6
-    if chosen is None and (fastest := _fastest(build, solve, measure, corrections)):
+    if chosen is None and fastest is None and (fastest := _fastest(build, solve, measure, corrections)):
         on_attempt(fastest)
         attempts.append(fastest)
-        floor_ms = min(a.measured_ms for a in attempts)
         chosen = _best(attempts, budget_ms, others_ms)
+    if fastest:
+        floor_ms = min(a.measured_ms for a in attempts)
     return Search(attempts=tuple(attempts), chosen=chosen, min_achievable_ms=floor_ms)
 
 

@@ -13,7 +13,7 @@ from pruning.dense import DenseLayer, dense_layers
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator, Widths
 from pruning.operators import operators
-from pruning.predict import predicted_us
+from pruning.predict import for_network, predicted_us
 from pruning.slim import slice_head
 from pruning.solve import solve
 from pruning.stages import removable_stages
@@ -45,6 +45,8 @@ def run(context: StepContext) -> dict[str, Any]:
     stored = context.path("known_table.json")
     table = LatencyTable.load(stored) if stored.exists() else None
     known = _priced(costs, dense, table)
+    if table and known:
+        table = for_network(table, known, dense)
     dense_ms = predicted_us(known, dense, table) / 1e3 if table and known else None
     floor_ms = _least_ms(network, groups, known, table) if table and known else None
     layers = dense_layers(network, groups)

@@ -71,6 +71,13 @@ def test_a_table_that_is_too_pessimistic_does_not_make_a_budget_infeasible() -> 
     assert result.chosen.measured_ms <= 0.0009
 
 
+def test_a_budget_that_only_the_table_forbids_is_used_as_any_other() -> None:
+    result = run(0.0009, 0.1)  # by the table one unit takes 0.001 ms
+    assert result.attempts[0].plan.widths["g"] == 1
+    assert result.chosen is not None
+    assert result.chosen.measured_ms <= 0.0009 and result.chosen.plan.widths["g"] >= 7
+
+
 def test_a_search_that_decides_as_one_before_it_measures_nothing() -> None:
     first = run(0.016, 1.3)
 

@@ -16,7 +16,7 @@ from pruning.export import to_onnx, weight_bytes
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.operators import operators
-from pruning.predict import predicted_us
+from pruning.predict import OFFSET_SHARE, for_network, predicted_us
 from pruning.slim import slim
 from pruning.tables import (
     best_units,
@@ -111,6 +111,17 @@ def test_a_budget_keeps_the_networks_the_table_tells_to_keep_it_whatever_its_off
         problem = build_problem(costs, choices, values, latency_limit(measured, round(1000 * budget_us)))
         for widths, us in zip(each, told_us, strict=True):
             assert (evaluate(problem, widths).latency_ns <= problem.budget_ns) == (us <= budget_us)
+
+
+def test_an_offset_of_other_networks_is_no_more_than_this_one_could_have(chain: Parts) -> None:
+    _, groups, costs = chain
+    choices = width_choices(groups, EMPTY)
+    dense = {group: offered[-1] for group, offered in choices.items()}
+    bare = without_offset(table(grid_requests(costs, choices)))
+    most_us = OFFSET_SHARE * predicted_us(costs, dense, bare)
+    wanted = {-1e6: -most_us, -most_us / 2: -most_us / 2, most_us / 3: most_us / 3, 1e6: most_us}
+    for offset_us, bounded_us in wanted.items():
+        assert for_network(replace(bare, offset_us=offset_us), costs, dense).offset_us == pytest.approx(bounded_us)
 
 
 def test_a_table_that_lacks_an_operator_is_a_miss_with_its_key(chain: Parts) -> None:

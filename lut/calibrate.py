@@ -77,7 +77,7 @@ def fit_masked(dense_us: Sequence[float], masked_us: Sequence[float], measured_u
     """
     dense, masked, measured = (np.asarray(values, np.float64) for values in (dense_us, masked_us, measured_us))
     missed = 1.0 - (dense + masked) / measured
-    more = least((masked / measured)[:, None], missed, np.array([[1.0 / USUAL_MASKED]]))
+    more = _least((masked / measured)[:, None], missed, np.array([[1.0 / USUAL_MASKED]]))
     return float(np.clip(1.0 + more[0], *_MASKED))
 
 
@@ -85,13 +85,13 @@ def _line(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
     """Return (scale, offset) of the least loss."""
     design = np.stack([predicted / measured, 1.0 / measured], axis=1)
     held = np.array([[0.0, 1.0 / (USUAL_OFFSET * measured.min())]])
-    scale, offset = least(design, np.ones_like(measured), held)
+    scale, offset = _least(design, np.ones_like(measured), held)
     return float(scale), float(offset)
 
 
-def least(design: np.ndarray, wanted: np.ndarray, held: np.ndarray) -> np.ndarray:
+def _least(design: np.ndarray, wanted: np.ndarray, held: np.ndarray) -> np.ndarray:
     """Return x, float64 [k], by iteratively re-weighted least squares: the least Huber loss of (`design` [n, k] x - `wanted` [n]) / NOISE,
-    and squares of `held` [h, k] x; of several such x the shortest.
+    and squares of `held` [h, k] x.
     """
     rows, goals = design / NOISE, wanted / NOISE
     weights, solution = np.ones(len(goals)), np.zeros(design.shape[1])

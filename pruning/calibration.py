@@ -7,7 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
-from lut.calibrate import fit, fit_masked, least
+from lut.calibrate import fit, fit_masked
 from lut.measure.runtime import Program
 from lut.measure.timing import Timing
 from lut.table import LatencyTable
@@ -87,13 +87,13 @@ def _levels(timings: Sequence[Timing]) -> list[float]:
 
 def _relative(num: int, turns: Sequence[Mapping[int, float]]) -> list[float]:
     """Return what each of `num` networks takes over the first one, by logarithms of those that had turns together: a network has its
-    level, and each of `turns` a pace of its own. One load that a neighbour disturbed does not count by its square.
+    level, and each of `turns` a pace of its own, by least squares.
     """
     rows = [(number, num + turn, level) for turn, some in enumerate(turns) for number, level in some.items()]
     design = np.zeros((len(rows), num + len(turns)))
     for row, (network, pace, _) in enumerate(rows):
         design[row, [network, pace]] = 1.0
-    levels = least(design, np.array([level for *_, level in rows]), np.empty((0, design.shape[1])))[:num]
+    levels = np.linalg.lstsq(design, np.array([level for *_, level in rows]))[0][:num]
     return [float(share) for share in np.exp(levels - levels[0])]
 
 

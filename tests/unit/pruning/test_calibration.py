@@ -85,19 +85,6 @@ def test_where_the_dense_network_lies_badly_once_the_others_tell_how_they_stand(
     assert len({frozenset(some) for some in together}) > 2, "another four each time"
 
 
-def test_a_load_that_something_disturbed_hardly_counts() -> None:
-    luck = iter([1.3] + [1.0] * 7)
-
-    def measure(programs: Sequence[Program]) -> list[Timing]:
-        given = [float(program.onnx) for program in programs if isinstance(program.onnx, bytes)]
-        return [timing(ms * (next(luck) if ms == 6.0 else 1.0)) for ms in given]
-
-    levels = (8.0, 6.0, 4.0, 3.0, 2.0, 1.0)
-    turns = in_turns(measure, Program(onnx=b"10.0"), [Program(onnx=str(ms).encode()) for ms in levels], num_loads=4)
-    found = [10 * us / turns.dense_us / ms for us, ms in zip(turns.measured_us, levels, strict=True)]
-    assert found == pytest.approx([1.0] * 6, abs=0.015), "6.8 % more by the mean of its loads"
-
-
 @pytest.mark.parametrize(("lucks", "num_loads"), [((1.0, 1.01), 2), ((1.0, 1.1, 1.0, 1.0), 4), ((1.0, 1.04, 1.02), 3)])
 def test_where_loads_differ_there_are_more_up_to_twice_as_many(lucks: tuple[float, ...], num_loads: int) -> None:
     given = iter(lucks + (1.0,) * 9)

@@ -127,8 +127,3 @@ def masks_calibrated(
 def plain(table: LatencyTable) -> LatencyTable:
     """Return the table without its calibration."""
     return replace(table, scale=1.0, offset_us=0.0, masked_scale=1.0, residual=0.0)
-
-
-def without_offset(table: LatencyTable) -> LatencyTable:
-    """Return the table of what operators take by themselves: what the least of a network is asked of, which has no budget."""
-    return replace(table, offset_us=0.0)

@@ -68,13 +68,18 @@ def built_us(
     return network_us(operators_us, table.offset_us)
 
 
+def without_offset(table: LatencyTable) -> LatencyTable:
+    """Return the table of what operators take by themselves: what the least of a network is asked of, which has no budget."""
+    return replace(table, offset_us=0.0)
+
+
 def for_network(table: LatencyTable, operators: Iterable[Operator], dense: Widths) -> LatencyTable:
     """Return the table with an offset that the dense network could have: `OFFSET_SHARE` of its latency at the most.
 
     The offset is of the networks a table was last extended for: what a VGG-16 takes beside its operators may be more than all that
     a MobileNet takes. Those it is fitted on have smaller ones. Raises `lut.table.LutMiss`.
     """
-    most_us = OFFSET_SHARE * predicted_us(operators, dense, replace(table, offset_us=0.0))
+    most_us = OFFSET_SHARE * predicted_us(operators, dense, without_offset(table))
     return replace(table, offset_us=min(max(table.offset_us, -most_us), most_us))
 
 

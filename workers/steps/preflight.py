@@ -8,12 +8,11 @@ import numpy as np
 from lut.calibrate import network_us
 from lut.request import num_macs
 from lut.table import LatencyTable, LutMiss
-from pruning.calibration import without_offset
 from pruning.dense import DenseLayer, dense_layers
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator, Widths
 from pruning.operators import operators
-from pruning.predict import for_network, predicted_us
+from pruning.predict import for_network, predicted_us, without_offset
 from pruning.slim import slice_head
 from pruning.solve import solve
 from pruning.stages import removable_stages

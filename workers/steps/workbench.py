@@ -13,7 +13,6 @@ from torch import Tensor
 from lut.calibrate import network_us
 from lut.pattern import Pattern
 from lut.table import LatencyTable
-from pruning.calibration import without_offset
 from pruning.gradual import followers, pinned
 from pruning.groups import coupling_groups
 from pruning.lower.rewrite import lower
@@ -23,7 +22,7 @@ from pruning.operators import operators
 from pruning.patterns.crisp import crisp
 from pruning.patterns.masks import best_mask
 from pruning.patterns.tables import PatternTable, in_effect, pattern_tables, plan_masks, weight_of
-from pruning.predict import predicted_us
+from pruning.predict import predicted_us, without_offset
 from pruning.problem import Plan, Problem, Stage, restrict
 from pruning.search import Attempt, Corrections, Measurement, Search, search
 from pruning.solve import SOLVERS, Solver, solve

@@ -10,13 +10,12 @@ import pytest
 from lut.profile import DeviceProfile
 from lut.request import GridRequest
 from lut.table import Entry, LatencyTable, LutMiss
-from pruning.calibration import without_offset
 from pruning.check import evaluate
 from pruning.export import to_onnx, weight_bytes
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.operators import operators
-from pruning.predict import OFFSET_SHARE, for_network, predicted_us
+from pruning.predict import OFFSET_SHARE, for_network, predicted_us, without_offset
 from pruning.slim import slim
 from pruning.tables import (
     best_units,

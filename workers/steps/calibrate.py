@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from lut.measure.runtime import Program
+from lut.measure.turns import in_turns
 from lut.pattern import Pattern
 from lut.table import LatencyTable
-from pruning.calibration import NUM_MASKED, NUM_NETWORKS, calibrated, in_turns, masks_calibrated, plain
+from pruning.calibration import NUM_MASKED, NUM_NETWORKS, calibrated, masks_calibrated, plain
 from pruning.export import to_onnx
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.patterns.tables import maskable

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from bench import lut
 from bench._judged import Case, case, plans, variants
 from bench.lut import _lines, _summary, main
 from lut.measure.runtime import available
@@ -95,3 +96,18 @@ def test_a_runtime_that_is_absent_has_a_row_with_the_reason(capsys: pytest.Captu
     assert main([*arguments, "--json"]) == 0
     (row,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert row["num_measurements"] is None and row["reason"]
+
+
+def test_where_the_pace_moved_both_are_measured_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lut, "MOVED", -1.0)
+    monkeypatch.setattr(lut, "TRIES", 2)
+    where = ["--networks", "cifar/resnet20-a", "--runtimes", "onnxruntime", "--batches", "1", "--threads", "1"]
+    few = ["--variants", "1", "--plans", "1", "--seconds", "0.02", "--loads", "1", "--patterns", "64x1@1/2"]
+    assert main([*where, *few, "--json"]) == 0
+    told = capsys.readouterr()
+    assert told.err.count("the machine's pace moved by") == 2
+    rows = [json.loads(line) for line in told.out.splitlines()]
+    assert [row["kind"] for row in rows if "predictor" not in row] == ["table", "calibration"]
+    assert sum(row.get("predictor") == "secateur" for row in rows) == 2, "of the last try alone"

@@ -10,7 +10,7 @@ from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from lut.request import num_macs
-from pruning.groups import Coupling
+from pruning.groups import Coupling, coupling_of
 from pruning.network import CouplingGroup, Network
 from pruning.operators import operators, unpriced
 from pruning.shapes import Ghost
@@ -34,7 +34,7 @@ class DenseLayer:
 
 def dense_layers(network: Network, groups: Sequence[CouplingGroup]) -> tuple[DenseLayer, ...]:
     """Return the operators of `network` that stay dense and those that cannot be priced, in graph order."""
-    coupling = Coupling(network)
+    coupling = coupling_of(network)
     dense = {group.id: group.units for group in groups if not group.frozen}
     nodes: dict[str, fx.Node] = {node.name: node for node in network.module.graph.nodes}
     found = {}

@@ -7,6 +7,7 @@ modules are interchangeable and form one coupling group. Channels of a tensor: f
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
@@ -20,25 +21,31 @@ _Membership = tuple[int, tuple[tuple[int, int], ...], int, str]
 they are frozen."""
 
 
+_COUPLINGS: "WeakKeyDictionary[Network, Coupling]" = WeakKeyDictionary()
+
+
 def coupling_groups(network: Network) -> tuple[CouplingGroup, ...]:
     """Return the coupling groups in the order of the layers that produce them.
 
     The network's input and its logits belong to no group. A group that an operator of unknown effect reads is `frozen`,
     with a sentence that names the operator; its slots are given all the same.
     """
-    return Coupling(network).groups
+    return coupling_of(network).groups
 
 
-@dataclass(frozen=True)
+def coupling_of(network: Network) -> "Coupling":
+    """Return what couples the channels of `network`, found once for each: nobody changes the graph of a network in place."""
+    if (found := _COUPLINGS.get(network)) is None:
+        found = _COUPLINGS[network] = Coupling(identify(network))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
 class Coupling:
     """The channel identities of a network with the groups they form; what `slim` and `operators` read."""
 
-    network: Network
-
-    @cached_property
-    def identities(self) -> Identities:
-        """Labels of every tensor and slot."""
-        return identify(self.network)
+    identities: Identities
+    """Labels of every tensor and slot."""
 
     @cached_property
     def labels(self) -> dict[str, np.ndarray]:
@@ -75,14 +82,17 @@ class Coupling:
         return self._named(keys, where, members)
 
     @cached_property
+    def _num_labels(self) -> int:
+        return 1 + max((int(x.max()) for x in self.identities.tensors.values() if x.numel()), default=0)
+
+    @cached_property
     def _held(self) -> list[int]:
         """A number for each label; labels that every tensor holds equally often have the same, others do not.
 
         A tensor that holds some units of a group more often than others would have no channel count linear in its width.
         """
         tensors = self.identities.tensors.values()
-        top = max((int(x.max()) for x in tensors if x.numel()), default=0)
-        held = np.zeros(top + 1, dtype=np.uint64)
+        held = np.zeros(self._num_labels, dtype=np.uint64)
         weights = np.random.default_rng(0).integers(1 << 63, size=len(tensors), dtype=np.uint64)
         for ids, weight in zip(tensors, weights, strict=True):
             axis = _channel_axis(ids)
@@ -149,8 +159,7 @@ class Coupling:
         Raises ValueError for an unknown group, for a frozen one that would change, and for indices that are not
         different units, at least one.
         """
-        top = max((int(x.max()) for x in self.identities.tensors.values() if x.numel()), default=0)
-        stay = np.ones(top + 1, dtype=bool)
+        stay = np.ones(self._num_labels, dtype=bool)
         by_id = {group.id: group for group in self.groups}
         for group_id, units in keep.items():
             group, chosen = by_id.get(group_id), np.asarray(units)

@@ -10,7 +10,7 @@ from torch import fx, nn
 from torchvision.ops import StochasticDepth
 
 from lut.signature import OpSignature
-from pruning.groups import Coupling
+from pruning.groups import Coupling, coupling_of
 from pruning.modules import PER_CHANNEL, ChannelGather
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.nodes import module_of
@@ -36,12 +36,12 @@ def operators(network: Network, groups: Sequence[CouplingGroup]) -> tuple[Operat
     with a convolution or channel gather among their operands (see `OpSignature.residual`). Channel counts depend on
     prunable groups only: what is frozen counts as fixed.
     """
-    return tuple(_Walk(Coupling(network), {group.id for group in groups}).all())
+    return tuple(_Walk(network.module, coupling_of(network), {group.id for group in groups}).all())
 
 
 def unpriced(network: Network, groups: Sequence[CouplingGroup]) -> tuple[str, ...]:
     """Return the names of nodes that compute something no latency table has a kind for (attention, LayerNorm, ...)."""
-    walk = _Walk(Coupling(network), {group.id for group in groups})
+    walk = _Walk(network.module, coupling_of(network), {group.id for group in groups})
     list(walk.all())
     return tuple(walk.unpriced)
 
@@ -50,13 +50,14 @@ def unpriced(network: Network, groups: Sequence[CouplingGroup]) -> tuple[str, ..
 class _Walk:
     """One pass over the graph; `absorbed` holds the nodes that an earlier operator computes along."""
 
+    module: fx.GraphModule
     coupling: Coupling
     group_ids: set[str]
     absorbed: set[fx.Node] = field(default_factory=set)
     unpriced: list[str] = field(default_factory=list)
 
     def all(self) -> Iterator[Operator]:
-        graph = self.coupling.network.module.graph
+        graph = self.module.graph
         self._absorb_sums(graph)
         for node in graph.nodes:
             if not node.op.startswith("call_") or node in self.absorbed:
@@ -93,7 +94,7 @@ class _Walk:
         return node if isinstance(self._module(node), nn.Conv2d) else None
 
     def _module(self, node: fx.Node) -> nn.Module | None:
-        return module_of(self.coupling.network.module, node)
+        return module_of(self.module, node)
 
     def _operator(self, node: fx.Node) -> Operator | None:
         module, shape = self._module(node), node.meta["shape"]
@@ -183,11 +184,7 @@ class _Walk:
         return _ACTIVATIONS[type(module)]
 
     def _only_user(self, node: fx.Node) -> fx.Node | None:
-        return (
-            next(iter(node.users))
-            if len(node.users) == 1 and node is not output_node(self.coupling.network.module)
-            else None
-        )
+        return next(iter(node.users)) if len(node.users) == 1 and node is not output_node(self.module) else None
 
 
 def _convolution(conv: nn.Conv2d, shape: tuple[int, ...]) -> dict[str, Any]:

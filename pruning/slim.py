@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pruning.canonical import annotate
-from pruning.groups import Coupling
+from pruning.groups import Coupling, coupling_of
 from pruning.labels import varying_axes
 from pruning.modules import ChannelAffine, ChannelGather, ChannelPad
 from pruning.network import CouplingGroup, Keep, Network
@@ -168,7 +168,7 @@ class _Cut:
 
 
 def _prepared(network: Network, groups: Sequence[CouplingGroup], keep: Keep) -> _Cut:
-    coupling = Coupling(network)
+    coupling = coupling_of(network)
     if [(g.id, g.units) for g in groups] != [(g.id, g.units) for g in coupling.groups]:
         raise ValueError("these coupling groups belong to another network")
     return _Cut(coupling=coupling, stay=coupling.kept(keep), comes=coupling.moved(keep))

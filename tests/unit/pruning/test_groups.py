@@ -1,3 +1,8 @@
+import copy
+import gc
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning.architectures import build
-from pruning.groups import Coupling, coupling_groups
+from pruning.groups import Coupling, coupling_groups, coupling_of
 from pruning.network import ChannelCount, CouplingGroup, Network
 from pruning.trace import trace
 from tests.builders import SHAPE, Chain, Dense, Grouped, Inverted, Padded, Residual, Shuffle, conv_bn
@@ -171,7 +176,18 @@ def test_module_that_is_called_twice_couples_both_calls() -> None:
 
 def _coupling(model: nn.Module) -> Coupling:
     network: Network = trace(model, SHAPE)
-    return Coupling(network)
+    return coupling_of(network)
+
+
+def test_what_couples_a_network_is_found_once_and_forgotten_with_it() -> None:
+    network = trace(Chain(), SHAPE)
+    first = coupling_of(network)
+    assert coupling_of(network) is first
+    assert coupling_of(replace(network, module=copy.deepcopy(network.module))) is not first
+    gone = weakref.ref(first)
+    del network, first
+    gc.collect()
+    assert gone() is None
 
 
 def test_channel_counts_are_linear_in_the_widths() -> None:

@@ -23,7 +23,8 @@ class Surface:
 
     def __init__(self, values: Mapping[tuple[int, int], float]) -> None:
         """Take `values` in microseconds by (c_in, c_out); `axes` are the measured counts on each side."""
-        self._values = dict(values)
+        self._measured = dict(values)
+        self._values = _crossed(_crossed(self._measured), across=True)
         self.axes = (frozenset(i for i, _ in values), frozenset(o for _, o in values))
         self._cells = _cells(self._values)
         self._diagonal = sorted(i for i, o in self._values if i == o)
@@ -67,8 +68,8 @@ class Surface:
         """Return float64 [len(c_ins), len(c_outs)]: the least value measured with at least as many channels on both
         sides; NaN where there is none.
         """
-        points = np.array(list(self._values))
-        values = np.array(list(self._values.values()))
+        points = np.array(list(self._measured))
+        values = np.array(list(self._measured.values()))
         grid = np.full((len(c_ins), len(c_outs)), np.nan)
         for row, c_in in enumerate(c_ins):
             for column, c_out in enumerate(c_outs):
@@ -121,6 +122,38 @@ class Pieces:
         if not np.isnan(values).any():
             return values
         return np.where(np.isnan(values), Surface(self._values).grid(np.asarray(c_ins), np.asarray(c_outs)), values)
+
+
+def _crossed(values: Mapping[tuple[int, int], float], *, across: bool = False) -> dict[tuple[int, int], float]:
+    """Return `values` and guesses where rows of them (columns if `across`) cross a column that is measured at its ends alone.
+
+    What a column takes over the columns beside it is known at its ends, and taken to move evenly between them; what rows take
+    there is known at the columns beside it. A straight line from end to end would not know of the rows that it crosses.
+    """
+    points = {(o, i): us for (i, o), us in values.items()} if across else dict(values)
+    columns: dict[int, list[int]] = {}
+    for i, o in sorted(points):
+        columns.setdefault(o, []).append(i)
+    rows = sorted({i for i, _ in points})
+    guesses: dict[tuple[int, int], float] = {}
+    for o, ins in columns.items():
+        for low, high in pairwise(ins):
+            for i in (i for i in rows if low < i < high):
+                three = [c for c in columns if all((row, c) in points for row in (low, i, high))]
+                before, after = (
+                    max((c for c in three if c < o), default=None),
+                    min((c for c in three if c > o), default=None),
+                )
+                if before is None or after is None:
+                    continue
+                share = (o - before) / (after - before)
+                near, there, far = (
+                    points[row, before] * (1 - share) + points[row, after] * share for row in (low, i, high)
+                )
+                along = (i - low) / (high - low)
+                guesses[i, o] = there * (points[low, o] / near * (1 - along) + points[high, o] / far * along)
+    found = {**guesses, **points}
+    return {(i, o): us for (o, i), us in found.items()} if across else found
 
 
 def _cells(values: Mapping[tuple[int, int], float]) -> list[tuple[int, int, int, int]]:

@@ -109,13 +109,17 @@ def _rounds(timings: Sequence[Timing]) -> np.ndarray:
 
 
 def _paces(turns: Sequence[_Turn]) -> list[np.ndarray]:
-    """Return how slow every round of each of `turns` was, [rounds], 1 for a calm one: the median over its networks."""
+    """Return how slow every round of each of `turns` was, [rounds], 1 for a calm one: the median over its networks, of two the
+    slower, which may have been calm another time where the other never was.
+    """
     seen: dict[int, list[float]] = {}
     for turn in turns:
         for number, rounds_ms in zip(turn.numbers, turn.rounds_ms, strict=True):
             seen.setdefault(number, []).extend(rounds_ms)
     least = {number: np.quantile(some, FASTEST) for number, some in seen.items()}
-    return [np.median(turn.rounds_ms / [[least[n]] for n in turn.numbers], axis=0) for turn in turns]
+    return [
+        np.quantile(turn.rounds_ms / [[least[n]] for n in turn.numbers], 0.5, axis=0, method="higher") for turn in turns
+    ]
 
 
 def _calm(turns: Sequence[_Turn]) -> list[_Level]:

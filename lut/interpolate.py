@@ -24,7 +24,7 @@ class Surface:
     def __init__(self, values: Mapping[tuple[int, int], float]) -> None:
         """Take `values` in microseconds by (c_in, c_out); `axes` are the measured counts on each side."""
         self._measured = dict(values)
-        self._values = _crossed(_crossed(self._measured), across=True)
+        self._values = {**_turned(_crossings(_turned(values))), **_crossings(values), **values}
         self.axes = (frozenset(i for i, _ in values), frozenset(o for _, o in values))
         self._cells = _cells(self._values)
         self._diagonal = sorted(i for i, o in self._values if i == o)
@@ -124,36 +124,32 @@ class Pieces:
         return np.where(np.isnan(values), Surface(self._values).grid(np.asarray(c_ins), np.asarray(c_outs)), values)
 
 
-def _crossed(values: Mapping[tuple[int, int], float], *, across: bool = False) -> dict[tuple[int, int], float]:
-    """Return `values` and guesses where rows of them (columns if `across`) cross a column that is measured at its ends alone.
+def _crossings(values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+    """Return guesses where measured rows cross a column that is measured above and below them alone.
 
-    What a column takes over the columns beside it is known at its ends, and taken to move evenly between them; what rows take
-    there is known at the columns beside it. A straight line from end to end would not know of the rows that it crosses.
+    What a column takes over those beside it is known above and below, and taken to move evenly in between. A straight line down
+    the column would not know of the rows that it crosses: solvers would find the widths where it is too low.
     """
-    points = {(o, i): us for (i, o), us in values.items()} if across else dict(values)
     columns: dict[int, list[int]] = {}
-    for i, o in sorted(points):
+    for i, o in sorted(values):
         columns.setdefault(o, []).append(i)
-    rows = sorted({i for i, _ in points})
-    guesses: dict[tuple[int, int], float] = {}
+    guesses = {}
     for o, ins in columns.items():
         for low, high in pairwise(ins):
-            for i in (i for i in rows if low < i < high):
-                three = [c for c in columns if all((row, c) in points for row in (low, i, high))]
-                before, after = (
-                    max((c for c in three if c < o), default=None),
-                    min((c for c in three if c > o), default=None),
-                )
+            beside = [c for c in columns if (low, c) in values and (high, c) in values]
+            for i in {i for c in beside for i in columns[c] if low < i < high}:
+                before = max((c for c in beside if c < o and (i, c) in values), default=None)
+                after = min((c for c in beside if c > o and (i, c) in values), default=None)
                 if before is None or after is None:
                     continue
-                share = (o - before) / (after - before)
-                near, there, far = (
-                    points[row, before] * (1 - share) + points[row, after] * share for row in (low, i, high)
-                )
-                along = (i - low) / (high - low)
-                guesses[i, o] = there * (points[low, o] / near * (1 - along) + points[high, o] / far * along)
-    found = {**guesses, **points}
-    return {(i, o): us for (o, i), us in found.items()} if across else found
+                share, along = (o - before) / (after - before), (i - low) / (high - low)
+                start, here, end = (values[r, before] * (1 - share) + values[r, after] * share for r in (low, i, high))
+                guesses[i, o] = here * (values[low, o] / start * (1 - along) + values[high, o] / end * along)
+    return guesses
+
+
+def _turned(values: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+    return {(o, i): value for (i, o), value in values.items()}
 
 
 def _cells(values: Mapping[tuple[int, int], float]) -> list[tuple[int, int, int, int]]:

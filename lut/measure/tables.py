@@ -110,8 +110,9 @@ def measure_step(profile: DeviceProfile, requests: Iterable[GridRequest], progre
     """Return the stair width of the device, found on the most expensive signature of `requests`; 1 where nothing varies.
 
     Neighbouring widths are measured as its output and as its input, and `lut.measure.stair` reads the stair off the sum.
-    The map has 28 pixels: stairs lie in the channels, and a smaller map takes hardly longer than to begin with it. `LatencyTable(profile=profile, entries={}, step=step)`
-    then offers widths, before anything else is measured. Raises ValueError when this machine is not `profile`'s.
+    The map has 28 pixels: stairs lie in the channels, and a smaller map takes hardly longer than to begin with it.
+    `LatencyTable(profile=profile, entries={}, step=step)` then offers widths, before anything else is measured. Raises
+    ValueError when this machine is not `profile`'s.
     """
     checked_runtime(profile)
     free = [r for r in requests if r.signature.kind in ("conv", "linear") and r.signature.groups == 1]

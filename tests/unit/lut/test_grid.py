@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,3 +105,18 @@ def test_the_first_plans_cover_every_piece(c_ins: set[int], c_outs: set[int], st
     cut = cut_of(signature, step)
     surface = Pieces(values, cut) if cut else Surface(values)
     assert not np.isnan(surface.grid(np.array(request.c_ins), np.array(request.c_outs))).any()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_column_known_at_its_ends_alone_follows_the_columns_beside_it(turned: bool) -> None:
+    """Dear from 18 inputs on; the sixth output costs as much as the eighth. A line from (1, 6) to (96, 6) would give 52 at (18, 6)."""
+    by_inputs, by_outputs = {1: 1.0, 18: 20.0, 30: 22.0, 96: 26.0}, {1: 8.0, 6: 9.5, 12: 10.0, 24: 12.0}
+    points = {(i, o) for i in by_inputs for o in by_outputs} - {(18, 6), (30, 6)}
+    values = {(i, o): by_inputs[i] * by_outputs[o] for i, o in points}
+    surface = Surface({(o, i): us for (i, o), us in values.items()} if turned else values)
+    ins, outs = np.array(list(by_inputs)), np.array(list(by_outputs))
+    found = surface.grid(outs, ins).T if turned else surface.grid(ins, outs)
+    assert found == pytest.approx(np.outer(list(by_inputs.values()), list(by_outputs.values())))
+    between = surface.grid(np.array([6]), np.array([24])) if turned else surface.grid(np.array([24]), np.array([6]))
+    assert between.item() == pytest.approx(21.0 * 9.5), "and so between the rows it crosses"
+    assert surface.axes == ((frozenset(outs), frozenset(ins)) if turned else (frozenset(ins), frozenset(outs)))

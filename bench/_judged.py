@@ -20,7 +20,7 @@ from pruning.network import CouplingGroup, Network, Operator, Widths
 from pruning.operators import operators
 from pruning.patterns.tables import in_effect, maskable, pattern_tables, plan_masks, weight_of
 from pruning.predict import built_us
-from pruning.problem import Plan
+from pruning.problem import Plan, Stage
 from pruning.solve import solve
 from pruning.stages import build, removable_stages
 from pruning.tables import best_units, build_problem, group_values, latency_limit, width_choices
@@ -62,6 +62,7 @@ class Case:
     network: Network
     groups: tuple[CouplingGroup, ...]
     costs: tuple[Operator, ...]
+    stages: tuple[Stage, ...]
     modules: Mapping[str, str]
     """`pruning.patterns.tables.maskable` of it."""
     profile: DeviceProfile
@@ -84,17 +85,22 @@ def case(name: str, profile: DeviceProfile, patterns: tuple[Pattern, ...] = PATT
     groups = coupling_groups(network)
     costs = operators(network, groups)
     return Case(
-        name=name, network=network, groups=groups, costs=costs, modules=maskable(network, costs), profile=profile,
-        patterns=patterns,
+        name=name, network=network, groups=groups, costs=costs, stages=removable_stages(network, groups, costs),
+        modules=maskable(network, costs), profile=profile, patterns=patterns,
     )  # fmt: skip
 
 
-def variants(case: Case, table: LatencyTable, *, masked_every: int, num: int, seed: int) -> Iterator[Judged]:
-    """Yield random variants of the widths that the table's stair offers; none masked for 0, or all (1), or every second (2)."""
+def variants(
+    case: Case, table: LatencyTable, *, masked_every: int, num: int, seed: int, remove: bool = False
+) -> Iterator[Judged]:
+    """Yield random variants of the widths that the table's stair offers; none masked for 0, or all (1), or every second (2).
+
+    With `remove` some lack some of their stages.
+    """
     choices = width_choices(case.groups, table)
     drawn = random_variants(
         case.network, case.groups, choices, case.modules, case.patterns if masked_every else (), num=num,
-        masked_every=masked_every, seed=seed,
+        masked_every=masked_every, stages=case.stages if remove else (), seed=seed,
     )  # fmt: skip
     for number, one in enumerate(drawn):
         kind = "masked" if one.patterns else "slimmed"
@@ -116,7 +122,7 @@ def plans(case: Case, table: LatencyTable, num: int, seed: int) -> Iterator[Judg
             choices,
             group_values(units, choices),
             latency_limit(table, int(share * dense_us * 1e3)),
-            stages=removable_stages(case.network, case.groups, case.costs),
+            stages=case.stages,
             patterns=pattern_tables(
                 case.costs, case.modules, case.groups, units, weights, case.patterns, choices
             )

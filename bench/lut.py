@@ -91,7 +91,7 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if options.full:
         tables["full"], _ = _measured(case, options.tables, full=True)
         yield {"kind": "table", "table": "full", "num_points_full_grid": points, **_figures(tables["full"])}
-    train = [case.itself(), *variants(case, table, masked_every=0, num=NUM_NETWORKS, seed=options.seed)]
+    train = [case.itself(), *variants(case, table, masked_every=0, num=NUM_NETWORKS, seed=options.seed, remove=True)]
     masked = list(variants(case, table, masked_every=1, num=NUM_MASKED, seed=options.seed))
     others = list(variants(case, table, masked_every=2, num=options.variants, seed=options.seed + 1))
     usual_us = math.inf
@@ -108,15 +108,16 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             break
         print(f"the machine's pace moved by {drift - 1:.0%} between calibration and judgement", file=sys.stderr)
     yield {"kind": "calibration", "drift": drift, "calm": min(fitted.calm, turns.calm)} | {
-        key: getattr(own, key) for key in ("scale", "offset_us", "masked_scale", "residual")
+        key: getattr(own, key) for key in ("scale", "operator_offset_us", "masked_scale", "residual")
     }
-    macs = fit([one.macs for one in train], [fitted.dense_us, *fitted.measured_us][: len(train)])
+    once = [1.0] * len(train)
+    macs = fit([one.macs for one in train], once, [fitted.dense_us, *fitted.measured_us][: len(train)])
     for one, measured_us, spread in zip(judged, turns.measured_us, turns.spread, strict=True):
         told = {
             "secateur": one.told_us or case.sum_us(own, one),
             "built": case.sum_us(own, one),
             "sum": case.sum_us(table, one),
-            "macs": macs.apply(one.macs),
+            "macs": macs.apply(one.macs, 1),
         }
         if options.full:
             told["full"] = case.sum_us(trusted["full"], one)
@@ -129,7 +130,7 @@ def _trusted(
 ) -> LatencyTable:
     """Return the table, calibrated on what the dense and slimmed networks of `train`, and masked ones, took."""
     truth = [fitted.dense_us, *fitted.measured_us]
-    scaled = calibrated(table, [case.sum_us(table, one) for one in train], truth[: len(train)])
+    scaled = calibrated(table, [partial(case.sum_us, one=one) for one in train], truth[: len(train)])
     return masks_calibrated(scaled, [partial(case.sum_us, one=one) for one in masked], truth[len(train) :])
 
 

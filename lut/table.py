@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lut.calibrate import Calibration, network_us
+from lut.calibrate import Calibration, operator_us
 from lut.coarse import coarse_signature, is_free
 from lut.entry import Entries, Entry, entries_from_json, number, positive, profile_from_json, whole
 from lut.interpolate import Pieces, Surface
@@ -28,6 +28,8 @@ from lut.signature import OpSignature
 __all__ = ["SCHEMA_VERSION", "Entry", "LatencyTable", "LutMiss", "UnknownSchema"]
 
 SCHEMA_VERSION = 1
+GROWN = ("operator_offset_us", "masked_scale", "drift", "interpolation", "residual", "coarse")
+"""Fields that a file may lack. (`offset_us`, which older ones have, was a network's, and is left out.)"""
 NOISY = 0.05
 """A table during whose measurement the machine's pace scattered or drifted by more than this is noisy."""
 _FEW_STAIRS = 4
@@ -52,7 +54,7 @@ class LutMiss(LookupError):
 class LatencyTable:
     """Latencies of operators on one device profile (method section 5).
 
-    A network's latency is `lut.calibrate.network_us` of the sum of `latency_us`, which contains `scale` and `masked_scale`.
+    A network's latency is the sum of `latency_us`, which contains the calibration.
     """
 
     profile: DeviceProfile
@@ -62,8 +64,8 @@ class LatencyTable:
     """Width of the device's stair, as measured (`lut.measure.stair`): widths that are multiples of it waste nothing."""
     scale: float = 1.0
     """Calibration: whole networks over the sum of their entries."""
-    offset_us: float = 0.0
-    """Calibration: microseconds a network costs beyond its operators, added once."""
+    operator_offset_us: float = 0.0
+    """Calibration: microseconds each operator takes in a network beyond what it takes by itself; may be below nothing."""
     masked_scale: float = 1.0
     """Calibration: what lowered layers take in whole networks over what they take by themselves."""
     noise: float = 0.0
@@ -111,11 +113,11 @@ class LatencyTable:
         at_ends = surface.grid(*map(self._stair_ends, (c_ins, c_outs), surface.axes))
         if isinstance(surface, Pieces):
             filled = surface.filled(np.where(np.isnan(own), at_ends, own), c_ins, c_outs)
-            return self.scale * self.masked_scale * filled
+            return operator_us(self.scale * self.masked_scale * filled, self.operator_offset_us)
         values = np.where(np.isnan(own + at_ends), own, at_ends)
         if self.coarse and np.isnan(values).any():
             values = np.where(np.isnan(values), surface.at_least(c_ins, c_outs), values)
-        return self.scale * values
+        return operator_us(self.scale * values, self.operator_offset_us)
 
     def least(self, signature: OpSignature) -> tuple[int, int]:
         """Return the fewest input channels and the fewest output channels measured of a signature; (1, 1) without any."""
@@ -128,7 +130,7 @@ class LatencyTable:
 
     def predict_us(self, operators: Iterable[tuple[OpSignature, int, int]]) -> float:
         """Return the latency of a network given as (signature, c_in, c_out) of its operators. Raises LutMiss."""
-        return network_us(sum(self.latency_us(*operator) for operator in operators), self.offset_us)
+        return sum(self.latency_us(*operator) for operator in operators)
 
     def missing(self, requests: Iterable[GridRequest]) -> list[GridRequest]:
         """Return the requests that the table does not cover in full."""
@@ -143,7 +145,7 @@ class LatencyTable:
             raise ValueError("tables of different device profiles or keys cannot be merged")
         each = {**self.entries, **other.entries}
         entries = {one: {**self.entries.get(one, {}), **other.entries.get(one, {})} for one in each}
-        fitted = other if (other.scale, other.offset_us) != (1.0, 0.0) else self
+        fitted = other if (other.scale, other.operator_offset_us) != (1.0, 0.0) else self
         return replace(
             fitted,
             entries=entries,
@@ -156,7 +158,8 @@ class LatencyTable:
 
     def calibrated(self, calibration: Calibration) -> "LatencyTable":
         """Return the table whose predictions are this one's put through `calibration`."""
-        return replace(self, scale=self.scale * calibration.scale, offset_us=calibration.apply(self.offset_us))
+        offset_us = calibration.apply(self.operator_offset_us, 1)
+        return replace(self, scale=self.scale * calibration.scale, operator_offset_us=offset_us)
 
     def candidate_widths(self, dense: int, limit: int = 32) -> tuple[int, ...]:
         """Return widths worth offering for a coupling group of `dense` channels, ascending, the last is `dense`; at
@@ -195,9 +198,7 @@ class LatencyTable:
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as JSON values; `from_json` gives an equal table back."""
-        head = {
-            name: getattr(self, name) for name in ("schema_version", "step", "scale", "offset_us", "noise", "seconds")
-        }
+        head = {name: getattr(self, name) for name in ("schema_version", "step", "scale", "noise", "seconds")}
         rows = [
             {
                 "signature": signature.to_json(),
@@ -208,8 +209,7 @@ class LatencyTable:
             }
             for signature, points in sorted(self.entries.items())
         ]
-        grown = {name: getattr(self, name) for name in ("masked_scale", "drift", "interpolation", "residual", "coarse")}
-        head |= {name: value for name, value in grown.items() if value}
+        head |= {name: value for name in GROWN if (value := getattr(self, name))}
         return head | {"profile": asdict(self.profile), "entries": rows}
 
     @classmethod
@@ -226,7 +226,7 @@ class LatencyTable:
                 entries=entries_from_json(data["entries"]),
                 step=whole(data["step"], "step"),
                 scale=positive(data["scale"], "scale"),
-                offset_us=number(data["offset_us"], "offset_us"),
+                operator_offset_us=number(data.get("operator_offset_us", 0.0), "operator_offset_us"),
                 masked_scale=positive(data.get("masked_scale", 1.0), "masked_scale"),
                 noise=number(data["noise"], "noise", least=0.0),
                 drift=number(data.get("drift", 0.0), "drift", least=0.0),

@@ -12,33 +12,41 @@ NUM_MASKED = 4
 """and masked ones, where patterns are on offer."""
 
 
-def calibrated(table: LatencyTable, sums_us: Sequence[float], measured_us: Sequence[float]) -> LatencyTable:
+Predict = Callable[[LatencyTable], float]
+"""The latency of one network by a table's word, in microseconds."""
+
+
+def calibrated(table: LatencyTable, predict_us: Sequence[Predict], measured_us: Sequence[float]) -> LatencyTable:
     """Return the table with scale, offset and residual fitted on whole networks without masks, whatever they were before.
 
-    `sums_us` are the plain sums of entries (`plain(table)`). Raises ValueError as `lut.calibrate.fit`.
+    Networks that differ in their number of operators tell an operator's offset from the scale. Raises ValueError as
+    `lut.calibrate.fit`.
+
+    Parameters: one of `predict_us`, and of `measured_us` what it took, for each network.
     """
-    calibration = fit(sums_us, measured_us)
-    return replace(plain(table).calibrated(calibration), residual=calibration.residual, masked_scale=table.masked_scale)
+    bare, one_more = plain(table), replace(plain(table), operator_offset_us=1.0)
+    sums_us = [predict(bare) for predict in predict_us]
+    num_operators = [predict(one_more) - own for predict, own in zip(predict_us, sums_us, strict=True)]
+    calibration = fit(sums_us, num_operators, measured_us)
+    return replace(bare.calibrated(calibration), residual=calibration.residual, masked_scale=table.masked_scale)
 
 
-def masks_calibrated(
-    table: LatencyTable, predict_us: Sequence[Callable[[LatencyTable], float]], measured_us: Sequence[float]
-) -> LatencyTable:
+def masks_calibrated(table: LatencyTable, predict_us: Sequence[Predict], measured_us: Sequence[float]) -> LatencyTable:
     """Return the table, calibrated on slimmed networks, with what masked layers take in networks over what they take by themselves;
     as it is where there are none.
 
     A runtime changes layouts around gathers and grouped convolutions, and fuses less there than it does for one operator by itself.
 
-    Parameters: `predict_us` gives the latency of each masked network by a table's word, `measured_us` what each took.
+    Parameters: as of `calibrated`, for masked networks.
     """
     if not measured_us:
         return table
-    bare, once = replace(table, masked_scale=0.0), replace(table, masked_scale=1.0)
-    dense_us = [predict(bare) for predict in predict_us]
-    masked_us = [predict(once) - without for predict, without in zip(predict_us, dense_us, strict=True)]
+    once, twice = replace(table, masked_scale=1.0), replace(table, masked_scale=2.0)
+    masked_us = [predict(twice) - predict(once) for predict in predict_us]
+    dense_us = [predict(once) - masked for predict, masked in zip(predict_us, masked_us, strict=True)]
     return replace(table, masked_scale=fit_masked(dense_us, masked_us, measured_us))
 
 
 def plain(table: LatencyTable) -> LatencyTable:
     """Return the table without its calibration."""
-    return replace(table, scale=1.0, offset_us=0.0, masked_scale=1.0, residual=0.0)
+    return replace(table, scale=1.0, operator_offset_us=0.0, masked_scale=1.0, residual=0.0)

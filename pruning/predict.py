@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 from torch import fx, nn
 
-from lut.calibrate import network_us
 from lut.pattern import Pattern
 from lut.signature import OpSignature
 from lut.table import LatencyTable
@@ -15,8 +14,6 @@ from pruning.modules import ChannelSelect
 from pruning.network import Network, Operator, Widths
 from pruning.nodes import module_of
 from pruning.patterns.values import differs
-
-OFFSET_SHARE = 0.1
 
 Counted = tuple[OpSignature, int, int]
 """Signature, input channels, output channels."""
@@ -58,29 +55,14 @@ def built_us(
         widths: by group.
         patterns: by operator.
     """
-    operators_us = 0.0
+    total_us = 0.0
     for signature, *counts, computed in _as_built(operators, network, widths, patterns):
         held = [max(pair) for pair in zip(counts, table.least(signature), strict=True)]
         shares = [count / most for count, most in zip(counts, held, strict=True)]
         # Only weights grow with both sides; what keeps its channels grows with their number.
         share = math.prod(shares) if signature.kind in ("conv", "linear") else shares[1]
-        operators_us += computed * share * table.latency_us(signature, *held)
-    return network_us(operators_us, table.offset_us)
-
-
-def without_offset(table: LatencyTable) -> LatencyTable:
-    """Return the table of what operators take by themselves: what the least of a network is asked of, which has no budget."""
-    return replace(table, offset_us=0.0)
-
-
-def for_network(table: LatencyTable, operators: Iterable[Operator], dense: Widths) -> LatencyTable:
-    """Return the table with an offset that the dense network could have: `OFFSET_SHARE` of its latency at the most.
-
-    The offset is of the networks a table was last extended for: what a VGG-16 takes beside its operators may be more than all that
-    a MobileNet takes. Those it is fitted on have smaller ones. Raises `lut.table.LutMiss`.
-    """
-    most_us = OFFSET_SHARE * predicted_us(operators, dense, without_offset(table))
-    return replace(table, offset_us=min(max(table.offset_us, -most_us), most_us))
+        total_us += computed * share * table.latency_us(signature, *held)
+    return total_us
 
 
 def _counted(operators: Iterable[Operator], widths: Widths, patterns: Mapping[str, Pattern]) -> Iterator[Counted]:

@@ -1,6 +1,5 @@
 """The two tables of the knapsack, built from a traced network, its saliency and a device's latency table (method section 3)."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -8,7 +7,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from lut.calibrate import LEAST_SHARE
 from lut.pattern import Pattern
 from lut.request import GridRequest, merge_requests, num_weights
 from lut.signature import OpSignature
@@ -88,26 +86,20 @@ Price = Callable[[OpSignature, Sequence[int], Sequence[int]], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """One budget of a problem: what operators cost in it, what the network costs beside them, and how much it may be."""
+    """One budget of a problem: what operators cost in it, and how much that may be."""
 
     id: str
     price: Price
     limit: int
-    fixed: int = 0
 
 
 def latency_limit(table: LatencyTable, budget_ns: int, correction: float = 1.0, limit_id: str = "latency_ns") -> Limit:
-    """Return the budget of whole ns, rounded up: `correction * network_us(sum of table entries, offset) <= budget_ns`.
-
-    `lut.calibrate.network_us`; what a plan costs is told by the offset that holds at the budget.
-    """
+    """Return the budget of whole ns: `correction * sum of the table's latencies <= budget_ns`, each rounded up."""
 
     def price(signature: OpSignature, c_ins: Sequence[int], c_outs: Sequence[int]) -> np.ndarray:
         return np.ceil(table.grid_us(signature, c_ins, c_outs) * correction * 1000).astype(np.int64)
 
-    # Operators may take `budget - offset`, and no more than twice the budget.
-    fixed = max(math.ceil(correction * table.offset_us * 1000), -math.floor(budget_ns * (1 / LEAST_SHARE - 1)))
-    return Limit(id=limit_id, price=price, limit=budget_ns, fixed=fixed)
+    return Limit(id=limit_id, price=price, limit=budget_ns)
 
 
 def weight_bytes_limit(limit_bytes: int) -> Limit:
@@ -140,7 +132,7 @@ def build_problem(
     """
     limits = (latency, *others)
     layers: list[Layer] = []
-    fixed = {limit.id: limit.fixed for limit in limits}
+    fixed = dict.fromkeys((limit.id for limit in limits), 0)
     for operator in operators:
         pricer = _Pricer(operator=operator, limits=limits, choices=choices, offered=patterns.get(operator.name))
         if not pricer.groups:

@@ -109,7 +109,7 @@ class MeasuredTable(Wire):
     entries: list[MeasuredEntries] = Field(max_length=4096)
     step: Count
     scale: Annotated[float, Field(strict=True, ge=1, le=1)] = 1.0
-    offset_us: Annotated[float, Field(strict=True, ge=0, le=0)] = 0.0
+    operator_offset_us: Annotated[float, Field(strict=True, ge=0, le=0)] = 0.0
     noise: Noise
     seconds: Noise
 

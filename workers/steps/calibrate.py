@@ -7,11 +7,12 @@ from lut.measure.runtime import Program
 from lut.measure.turns import in_turns
 from lut.pattern import Pattern
 from lut.table import LatencyTable
-from pruning.calibration import NUM_MASKED, NUM_NETWORKS, calibrated, masks_calibrated, plain
+from pruning.calibration import NUM_MASKED, NUM_NETWORKS, calibrated, masks_calibrated
 from pruning.export import to_onnx
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.patterns.tables import maskable
 from pruning.predict import built_us
+from pruning.stages import removable_stages
 from pruning.tables import Choices
 from pruning.variants import Variant, random_variants
 from workers.context import StepContext
@@ -32,7 +33,8 @@ def calibrate(
     patterns: Sequence[Pattern],
     progress: Callable[[float], None],
 ) -> LatencyTable:
-    """Return the table with scale, offset and residual fitted on the dense network and a few random slimmed ones.
+    """Return the table with scale, offset and residual fitted on the dense network and a few random slimmed ones, some of them without
+    some of their stages.
 
     Masked ones do not pull at that: they tell by themselves what masked layers take beside their entries. Tells the user where
     the machine was too restless for the table to be trusted.
@@ -63,12 +65,10 @@ def calibrate(
     dense = Variant(network=network, widths={group.id: group.units for group in groups}, patterns={})
     whole = list(zip((dense, *variants), (turns.dense_us, *turns.measured_us), strict=True))
     slimmed, masked = ([one for one in whole if bool(one[0].patterns) is masked] for masked in (False, True))
-    bare = plain(table)
-    sums_us = [_told_us(costs, one, bare) for one, _ in slimmed]
-    table = calibrated(table, sums_us, [us for _, us in slimmed])
+    table = calibrated(table, [partial(_told_us, costs, one) for one, _ in slimmed], [us for _, us in slimmed])
     table = masks_calibrated(table, [partial(_told_us, costs, one) for one, _ in masked], [us for _, us in masked])
     context.log(
-        f"On {len(sums_us)} whole networks the table of {target.device} is off by {table.residual:.1%} (median)."
+        f"On {len(slimmed)} whole networks the table of {target.device} is off by {table.residual:.1%} (median)."
     )
     if masked:
         context.log(f"Masked layers take {table.masked_scale:.2f} of what they take by themselves.")
@@ -89,7 +89,8 @@ def _variants(
 ) -> Iterator[Variant]:
     """Yield the slimmed networks, then the masked ones."""
     network, groups, costs = parts
-    slimmed = random_variants(network, groups, choices, num=NUM_NETWORKS, seed=seed)
+    stages = removable_stages(network, groups, costs)
+    slimmed = random_variants(network, groups, choices, num=NUM_NETWORKS, stages=stages, seed=seed)
     modules, num = maskable(network, costs), NUM_MASKED if patterns else 0
     masked = random_variants(network, groups, choices, modules, patterns, num=num, masked_every=1, seed=seed)
     yield from slimmed

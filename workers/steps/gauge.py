@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lut.calibrate import fit
+from lut.calibrate import Calibration
 from lut.measure.runtime import Program
 from lut.table import LatencyTable
 from pruning.export import to_onnx
@@ -64,5 +64,5 @@ def gauge(
             target=target, table=table, dense=program, dense_ms=predicted_ms,
             budget_ms=target.limit_ms(predicted_ms),
         )  # fmt: skip
-    table = table.calibrated(fit([1e3 * predicted_ms], [1e3 * dense["p50_ms"]]))
+    table = table.calibrated(Calibration(scale=dense["p50_ms"] / predicted_ms))
     return Gauge(target=target, table=table, dense=program, dense_ms=dense["p50_ms"], budget_ms=dense["budget_ms"])

@@ -16,7 +16,6 @@ from pruning.lower.rewrite import lower
 from pruning.masked import masked_copy
 from pruning.operators import operators
 from pruning.patterns.tables import maskable
-from pruning.predict import for_network
 from pruning.search import Attempt, Search
 from pruning.stages import removable_stages
 from workers.context import StepContext
@@ -114,10 +113,9 @@ def workbench(context: StepContext) -> Workbench:
     groups = coupling_groups(dense)
     costs = operators(dense, groups)
     layers, widths = conditions(costs, groups, job)
-    whole = {group.id: group.units for group in groups}
     gauges: list[Gauge] = []
     for target, measured in zip(targets(context), context.spec["results"]["prepare"]["devices"], strict=True):
-        table = for_network(LatencyTable.load(context.path(target.table_file)), costs, whole)
+        table = LatencyTable.load(context.path(target.table_file))
         program = dense_program(context, dense, target)
         gauges.append(gauge(target, table, program, measured, predicted_ms(costs, groups, table)))
     return Workbench(

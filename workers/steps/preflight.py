@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from lut.calibrate import network_us
 from lut.request import num_macs
 from lut.table import LatencyTable, LutMiss
 from pruning.dense import DenseLayer, dense_layers
 from pruning.groups import coupling_groups
 from pruning.network import CouplingGroup, Network, Operator, Widths
 from pruning.operators import operators
-from pruning.predict import for_network, predicted_us, without_offset
+from pruning.predict import predicted_us
 from pruning.slim import slice_head
 from pruning.solve import solve
 from pruning.stages import removable_stages
@@ -44,8 +43,6 @@ def run(context: StepContext) -> dict[str, Any]:
     stored = context.path("known_table.json")
     table = LatencyTable.load(stored) if stored.exists() else None
     known = _priced(costs, dense, table)
-    if table and known:
-        table = for_network(table, known, dense)
     dense_ms = predicted_us(known, dense, table) / 1e3 if table and known else None
     floor_ms = _least_ms(network, groups, known, table) if table and known else None
     layers = dense_layers(network, groups)
@@ -109,10 +106,10 @@ def _least_ms(
     flat = group_values({group.id: np.zeros(group.units) for group in groups}, choices)
     stages = removable_stages(network, groups, known)
     try:
-        problem = build_problem(known, choices, flat, latency_limit(without_offset(table), 0), stages=stages)
+        problem = build_problem(known, choices, flat, latency_limit(table, 0), stages=stages)
     except LutMiss:
         return None
-    return network_us(solve(problem).min_achievable_ns / 1e3, table.offset_us) / 1e3
+    return solve(problem).min_achievable_ns / 1e6
 
 
 def _shares(costs: tuple[Operator, ...], dense: Widths, table: LatencyTable | None, work: int) -> dict[str, float]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lut.calibrate import network_us
 from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.gradual import followers, pinned
@@ -22,7 +21,7 @@ from pruning.operators import operators
 from pruning.patterns.crisp import crisp
 from pruning.patterns.masks import best_mask
 from pruning.patterns.tables import PatternTable, in_effect, pattern_tables, plan_masks, weight_of
-from pruning.predict import predicted_us, without_offset
+from pruning.predict import predicted_us
 from pruning.problem import Plan, Problem, Stage, restrict
 from pruning.search import Attempt, Corrections, Measurement, Search, search
 from pruning.solve import SOLVERS, Solver, solve
@@ -264,14 +263,10 @@ class Workbench:
         """Return the least any width on offer reaches: ms per device, bytes of weights, each budget by itself, by its id."""
         flat = {group.id: np.zeros(group.units) for group in self.groups}
         zeros = {name: torch.zeros_like(weight_of(self.dense.module, name)) for name in self.modules.values()}
-        gauges = tuple(replace(one, table=without_offset(one.table)) for one in self.gauges)
-        bare = replace(self, floor=0.0, gauges=gauges)
+        bare = replace(self, floor=0.0)
         plan = solve(bare.problem(Saliency(units=flat, weights=zeros), 0.0, corrections))
         found: dict[str, float] = {limit_id(0): plan.min_achievable_ns, **plan.other_min_achievable}
-        for index, one in enumerate(self.gauges):
-            offset_us = (corrections[index] if corrections else 1.0) * one.table.offset_us
-            found[limit_id(index)] = network_us(found[limit_id(index)] / 1e3, offset_us) / 1e3
-        return found
+        return found | {limit_id(index): found[limit_id(index)] / 1e6 for index in range(len(self.gauges))}
 
 
 def limit_id(index: int) -> str:

@@ -112,11 +112,11 @@ def test_missing_names_only_what_is_not_covered() -> None:
 
 
 def test_a_merge_keeps_both_and_prefers_the_newer() -> None:
-    old = table({(16, 16): 10.0, (16, 32): 20.0}, step=16, scale=1.1, offset_us=3.0, seconds=2.0)
+    old = table({(16, 16): 10.0, (16, 32): 20.0}, step=16, scale=1.1, operator_offset_us=3.0, seconds=2.0)
     new = table({(16, 32): 25.0, (16, 48): 30.0}, seconds=1.0)
     merged = old.merge(new)
     assert {point: e.p50_us for point, e in merged.entries[CONV].items()} == {(16, 16): 10, (16, 32): 25, (16, 48): 30}
-    assert (merged.step, merged.scale, merged.offset_us, merged.seconds) == (16, 1.1, 3.0, 3.0)
+    assert (merged.step, merged.scale, merged.operator_offset_us, merged.seconds) == (16, 1.1, 3.0, 3.0)
     assert old.entries[CONV][16, 32].p50_us == 20.0
 
 
@@ -126,16 +126,26 @@ def test_tables_of_two_devices_do_not_merge() -> None:
         table(SQUARE).merge(other)
 
 
-def test_a_prediction_is_the_offset_and_the_scaled_sum() -> None:
+def test_a_prediction_is_the_scaled_sum_and_an_offset_for_each_operator() -> None:
     calibrated = table(SQUARE).calibrated(Calibration(scale=1.5, offset_us=7.0))
-    assert calibrated.predict_us([(CONV, 16, 16), (CONV, 32, 32)]) == pytest.approx(7.0 + 1.5 * 70.0)
+    assert calibrated.predict_us([(CONV, 16, 16), (CONV, 32, 32)]) == pytest.approx(2 * 7.0 + 1.5 * 70.0)
+    faster = table(SQUARE).calibrated(Calibration(scale=1.5, offset_us=-9.0))
+    told = [faster.latency_us(CONV, *point) for point in SQUARE]
+    assert told == pytest.approx([max(1.5 * us - 9.0, 0.75 * us) for us in SQUARE.values()]), "half of it at least"
+
+
+def test_the_offset_of_a_network_in_an_older_file_is_left_out() -> None:
+    calibrated = table(SQUARE).calibrated(Calibration(scale=1.5, offset_us=7.0))
+    assert LatencyTable.from_json(calibrated.to_json()) == calibrated
+    older = {name: value for name, value in calibrated.to_json().items() if name != "operator_offset_us"}
+    assert LatencyTable.from_json({**older, "offset_us": -700.0}) == replace(calibrated, operator_offset_us=0.0)
 
 
 def test_calibrating_twice_composes() -> None:
     first, second = Calibration(scale=1.5, offset_us=7.0), Calibration(scale=2.0, offset_us=-3.0)
     operators = [(CONV, 16, 16), (CONV, 32, 16)]
     once = table(SQUARE).calibrated(first)
-    assert once.calibrated(second).predict_us(operators) == pytest.approx(second.apply(once.predict_us(operators)))
+    assert once.calibrated(second).predict_us(operators) == pytest.approx(second.apply(once.predict_us(operators), 2))
 
 
 def test_candidate_widths_are_stair_ends_and_the_dense_width() -> None:
@@ -203,7 +213,7 @@ SIGNATURE = CONV.to_json()
         broken(scale=float("nan")),
         broken(scale=-1.0),
         broken(noise=-0.1),
-        broken(offset_us="3"),
+        broken(operator_offset_us="3"),
         broken(profile=None),
         broken(profile={"hardware": "x"}),
         broken(profile={**table(SQUARE).to_json()["profile"], "threads": "many"}),

@@ -9,18 +9,21 @@ from lut.pattern import Pattern
 from lut.profile import DeviceProfile
 from lut.request import GridRequest
 from lut.table import Entry, LatencyTable
+from pruning.architectures import build
 from pruning.groups import coupling_groups
 from pruning.lower.rewrite import lower
 from pruning.network import CouplingGroup, Network, Operator
 from pruning.operators import operators
 from pruning.patterns.tables import maskable, weight_of
 from pruning.predict import built_us, predicted_us
+from pruning.stages import removable_stages
 from pruning.tables import Choices, grid_requests
 from pruning.trace import trace
 from pruning.variants import random_variants
 from tests.builders import SHAPE, Chain
 
 PATTERN = Pattern.parse("8x1@1/2")
+PROFILE = DeviceProfile(hardware="test", runtime="none", runtime_version="0", threads=1, batch=1)
 Parts = tuple[Network, tuple[CouplingGroup, ...], tuple[Operator, ...], Choices]
 
 
@@ -49,6 +52,29 @@ def test_variants_have_offered_widths_run_and_come_again_with_their_seed(parts: 
             assert variant.network.module(torch.zeros(2, *SHAPE)).isfinite().all()
 
 
+def test_every_second_variant_lacks_stages_and_is_told_without_them() -> None:
+    network = trace(build("cifar/resnet20", 10), SHAPE)
+    groups = coupling_groups(network)
+    costs = operators(network, groups)
+    stages = removable_stages(network, groups, costs)
+    choices = {g.id: tuple(range(4, g.units + 1, 4)) for g in groups if not g.frozen}
+    modules = maskable(network, costs)
+    drawn = list(random_variants(network, groups, choices, modules, [PATTERN], num=6, stages=stages))
+    once = {
+        r.signature: {pair: Entry(p50_us=1.0, p90_us=1.0, num_samples=1) for pair in r.pairs()}
+        for r in grid_requests(costs, choices, patterns={name: [PATTERN] for name in modules})
+    }
+    table = LatencyTable(profile=PROFILE, entries=once)
+    counts = [predicted_us(costs, variant.widths, table) for variant in drawn]
+    assert counts[::2] == [len(costs)] * 3 and min(counts[1::2]) < len(costs)
+    for variant, count in zip(drawn, counts, strict=True):
+        assert {node.name for node in variant.network.module.graph.nodes} >= set(variant.patterns)
+        if not variant.patterns:
+            assert built_us(costs, variant.network, variant.widths, table) == pytest.approx(count)
+        with torch.no_grad():
+            assert variant.network.module(torch.zeros(2, *SHAPE)).isfinite().all()
+
+
 def test_a_pattern_costs_its_own_entry_and_the_dense_one_where_it_keeps_everything(parts: Parts) -> None:
     _, groups, costs, choices = parts
     modules = maskable(parts[0], costs)
@@ -61,8 +87,7 @@ def test_a_pattern_costs_its_own_entry_and_the_dense_one_where_it_keeps_everythi
         }
         for r in requests
     }
-    profile = DeviceProfile(hardware="test", runtime="none", runtime_version="0", threads=1, batch=1)
-    table = LatencyTable(profile=profile, entries=flat)
+    table = LatencyTable(profile=PROFILE, entries=flat)
     widths = {group.id: group.units for group in groups}
     (name, *_) = modules
     dense = predicted_us(costs, widths, table)
@@ -85,8 +110,7 @@ def linear_table(requests: list[GridRequest], also: tuple[int, ...] = (1,)) -> L
         }
         for r in requests
     }
-    profile = DeviceProfile(hardware="test", runtime="none", runtime_version="0", threads=1, batch=1)
-    return LatencyTable(profile=profile, entries=entries)
+    return LatencyTable(profile=PROFILE, entries=entries)
 
 
 def test_a_network_as_built_is_priced_by_the_channels_it_reads() -> None:

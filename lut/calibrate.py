@@ -39,8 +39,8 @@ def fit(predicted_us: Sequence[float], num_operators: Sequence[float], measured_
     """Return the scale and offset that take predictions to measurements, not led astray by a few bad measurements.
 
     Errors are relative, because budgets are, and count by Huber's loss: as squares up to `NOISE`, in proportion beyond, because one
-    disturbed measurement must not move the fit. The offset is each operator's: what it costs to be called among others, whose code
-    and data lie in the caches, beyond what it takes by itself over and over. It may lie below nothing (of what it took by itself,
+    disturbed measurement must not move the fit. The offset is each operator's: what it costs more to be called among others, whose code
+    and data take its place in the caches, than over and over by itself. It may lie below nothing (of what it took by itself,
     something is paid once in a network), and is held towards nothing as strongly as `USUAL_OFFSET` says: one network, or a few of
     one size, give a scale alone, and the scatter of networks of all sizes hardly an offset. Of a fit that no device could have (a
     negative scale, offsets of more than half of a network) nothing is used but the median ratio.

@@ -45,7 +45,7 @@ def test_a_line_that_no_network_could_have_is_not_used(measured: list[float]) ->
 
 
 def test_networks_of_fewer_operators_tell_what_calling_one_costs() -> None:
-    # PyTorch's MobileNetV2: operators by themselves, how many, and the network, in microseconds; then a plan without seven branches.
+    # Sums and counts as of PyTorch's MobileNetV2s, then of a plan without five of its branches; an operator costs 20 us to call.
     sums, num = [12124.0, 8982.0, 8693.0, 5917.0, 3900.0], [54, 54, 51, 45, 33]
     measured = [1.05 * us + 20 * n for us, n in zip(sums, num, strict=True)]
     calibration = fit(sums, num, measured)

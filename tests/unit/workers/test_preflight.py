@@ -108,7 +108,7 @@ def test_the_least_is_positive_whatever_the_offset(tmp_path: Path) -> None:
         for one in requests
     }
     found = []
-    for offset_us in (0.0, -2.0, -1e6, 2.0):
+    for offset_us in (0.0, -2.0, -1e6, 2.0, 1e6):
         replace(table, entries=entries, operator_offset_us=offset_us).save(tmp_path / "known_table.json")
         told = answer(tmp_path, "cifar/resnet20", 32)
         found.append((told["min_achievable_ms"], told["dense_ms"]))
@@ -118,6 +118,7 @@ def test_the_least_is_positive_whatever_the_offset(tmp_path: Path) -> None:
     assert moved[1] == pytest.approx((least / 2, dense / 2)), "half of what an operator takes by itself"
     # What can be removed is not called.
     assert moved[2][1] == pytest.approx(dense + num * 2e-3) and least + 2e-3 <= moved[2][0] <= least + num * 2e-3
+    assert moved[3][1] == pytest.approx(dense + num * 1e3) and 1e3 <= moved[3][0] <= num * 1e3, "a second for each"
 
 
 def test_work_is_counted_at_the_dense_widths(tmp_path: Path) -> None:

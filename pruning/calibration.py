@@ -11,6 +11,8 @@ NUM_NETWORKS = 8
 NUM_MASKED = 4
 """and masked ones, where patterns are on offer."""
 
+DOUBTFUL = 0.025
+"""A table that a restless machine measured and whose fit is off by more than this wants measuring once more."""
 
 Predict = Callable[[LatencyTable], float]
 """The latency of one network by a table's word, in microseconds."""
@@ -45,6 +47,13 @@ def masks_calibrated(table: LatencyTable, predict_us: Sequence[Predict], measure
     masked_us = [predict(twice) - predict(once) for predict in predict_us]
     dense_us = [predict(once) - masked for predict, masked in zip(predict_us, masked_us, strict=True)]
     return replace(table, masked_scale=fit_masked(dense_us, masked_us, measured_us))
+
+
+def doubtful(table: LatencyTable) -> bool:
+    """Return whether a calibrated table wants measuring once more: its operators were measured in phases that differ too much to be
+    one device's, and a plan is made of those that look cheapest.
+    """
+    return table.noisy and table.residual > DOUBTFUL
 
 
 def plain(table: LatencyTable) -> LatencyTable:

@@ -18,9 +18,10 @@ import numpy as np
 from lut.entry import MOST_SAMPLES, Entries
 from lut.measure.cold import cold_us_per_byte, far_share, telling
 from lut.measure.onnx_ops import MAX_IMAGE_CHANNELS, on_vectors
-from lut.measure.pace import Pace, anchors, by_round, moved
+from lut.measure.pace import Pace, anchors, by_round, calm, counting
 from lut.measure.runtime import Run, Runtime
 from lut.measure.timing import Timed, interleave
+from lut.measure.turns import CALM
 from lut.profile import DeviceProfile
 from lut.request import GridRequest, merge_requests, num_weights, output_size
 from lut.signature import OpSignature
@@ -42,10 +43,12 @@ MAX_ROTATION_BYTES = 3 << 20
 CHUNK_BYTES = 1 << 30
 LEAST_HELD_BYTES = 1 << 20
 CHUNK_SESSIONS = 256
-RESTLESS = 0.05
-"""A chunk during which the pace moved by more than this is measured again."""
-MAX_AGAIN = 3
-"""Most chunks of one measurement that are: a machine that stays restless must not take for ever."""
+CALM_ROUNDS = 4
+"""A chunk is timed for as many rounds again where fewer of its rounds were calm, or all of them slower than another chunk's,"""
+MAX_AGAIN = 2
+"""so many times at the most,"""
+MAX_AGAIN_IN_ALL = 6
+"""and so many in one measurement: a machine that stays restless must not take for ever."""
 
 Point = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -103,7 +106,7 @@ class Bench:
         self._copies = rotation_copies(requests, profile.batch)
         self._anchors = anchors(requests)
         self.pace = Pace({a: known[a[0]][a[1]] for a in self._anchors if a[1] in known.get(a[0], {})})
-        self._again = MAX_AGAIN
+        self._again = MAX_AGAIN_IN_ALL
         self._lab = runtime.lab(profile)
         self._fixed: list[_Probe] = []
         self._cold_us_per_byte = cold_us_per_byte(telling(requests), self._lab, profile.threads, runtime.max_copies)
@@ -125,33 +128,28 @@ class Bench:
         return entries
 
     def _time(self, chunk: Sequence[_Probe], done: int, total: int, progress: Progress) -> list[tuple[_Probe, Entry]]:
-        """Return the chunk's entries on the common scale; of two measurements, those during which the pace moved less."""
+        """Return the chunk's entries, by the rounds in which the machine was calm, on the common scale."""
         fixed = self._fixed = self._fixed or [self._prepare(*anchor) for anchor in self._anchors]
+        threads, probes = self._profile.threads, [*fixed, *chunk]
+        rests = {probe.rest: Timed(probe.rest, threads) for probe in probes}
+        timed = [Timed(probe.run, threads) for probe in probes]
 
-        def once(progress: Progress) -> tuple[float, list[float], list[Entry]]:
-            threads, probes = self._profile.threads, [*fixed, *chunk]
-            rests = {probe.rest: Timed(probe.rest, threads) for probe in probes}
-            timed = [Timed(probe.run, threads) for probe in probes]
-            interleave(
-                [*rests.values(), *timed],
-                rounds=ROUNDS,
-                slice_s=SLICE_S,
-                min_runs=MIN_RUNS,
-                on_round=lambda number: progress(done + len(chunk) * number // ROUNDS, total),
-            )
-            rest_s = {run: float(np.median(one.clean_s())) for run, one in rests.items()}
-            rounds = by_round([one.round_medians for one in timed[: len(fixed)]])
-            return moved(rounds), rounds, [_entry(p, one, rest_s[p.rest]) for p, one in zip(probes, timed, strict=True)]
+        def told(number: int) -> None:
+            seen = min(ROUNDS, max(number, len(timed[0].starts)))
+            progress(done + len(chunk) * seen // ROUNDS, total)
 
-        best = once(progress)
-        if best[0] > RESTLESS and self._again:
+        for _ in range(1 + MAX_AGAIN):
+            interleave([*rests.values(), *timed], rounds=ROUNDS, slice_s=SLICE_S, min_runs=MIN_RUNS, on_round=told)
+            paces = by_round([one.round_medians for one in timed[: len(fixed)]])
+            kept = counting(paces)
+            rest_s = {run: float(np.median(one.clean_s(kept))) for run, one in rests.items()}
+            entries = [_entry(p, one, rest_s[p.rest], kept) for p, one in zip(probes, timed, strict=True)]
+            now = dict(zip(self._anchors, entries, strict=False))
+            slow = self.pace.of(now)
+            if not self._again or (calm(paces).sum() >= CALM_ROUNDS and slow <= CALM * self.pace.least):
+                break
             self._again -= 1
-            again = once(lambda _, total: progress(done + len(chunk), total))
-            best = min(best, again, key=lambda one: one[0])
-        _, rounds, entries = best
-        now = dict(zip(self._anchors, entries, strict=False))
-        slow = self.pace.of(now)
-        self.pace.keep(now, rounds)
+        self.pace.keep(now, paces[kept].tolist())
         return [(probe, entry.faster(slow)) for probe, entry in zip(chunk, entries[len(fixed) :], strict=True)]
 
     def _prepare(self, signature: OpSignature, point: Point) -> _Probe:
@@ -176,8 +174,8 @@ class Bench:
         )  # fmt: skip
 
 
-def _entry(probe: _Probe, timed: Timed, rest_s: float) -> Entry:
-    clean_us, all_us = ((np.array(s) - rest_s) / probe.copies * 1e6 for s in (timed.clean_s(), timed.seconds))
+def _entry(probe: _Probe, timed: Timed, rest_s: float, kept: np.ndarray) -> Entry:
+    clean_us, all_us = ((np.array(s) - rest_s) / probe.copies * 1e6 for s in (timed.clean_s(kept), timed.seconds))
     # An operator that the clock cannot tell from nothing still has an entry above zero.
     p50, p90 = np.maximum(np.percentile(clean_us, (50, 90)), 1e-3) + probe.cold_us
     samples = tuple(np.round(all_us[:MOST_SAMPLES] + probe.cold_us, 3).tolist())

@@ -71,6 +71,8 @@ class Timed:
     """Processor time of the calling thread in each run."""
     disturbed: list[bool] = field(default_factory=list)
     round_medians: list[float] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    """Index of every round's first run."""
 
     def sample(self, num_runs: int, num_warmup: int) -> None:
         """Run `num_warmup` times untimed, then timed until `num_runs` runs were undisturbed, at most three times as
@@ -79,6 +81,7 @@ class Timed:
         for _ in range(num_warmup):
             self.run()
         first, clean = len(self.seconds), 0
+        self.starts.append(first)
         while clean < num_runs and len(self.seconds) - first < _EXTRA * num_runs:
             cpu = time.thread_time()
             start = time.perf_counter()
@@ -89,16 +92,21 @@ class Timed:
             self.on_cpu_s.append(on_cpu)
             self.disturbed.append(taken - on_cpu > _OFF_CPU_SHARE * taken + _OFF_CPU_S)
             clean += not self.disturbed[-1]
-        self.round_medians.append(float(np.median(self._representative(first, least=1))))
+        self.round_medians.append(float(np.median(self._representative(slice(first, None), least=1))))
 
     @property
     def busy(self) -> bool:
         """Whether too few runs were undisturbed for them to count alone."""
         return len(self.disturbed) - sum(self.disturbed) < MIN_CLEAN
 
-    def clean_s(self) -> np.ndarray:
-        """Return float64 [samples]: seconds of the undisturbed runs, or what stands in where those are too few."""
-        return self._representative(0, MIN_CLEAN)
+    def clean_s(self, kept: np.ndarray | None = None) -> np.ndarray:
+        """Return float64 [samples]: seconds of the undisturbed runs, or what stands in where those are too few; of the `kept` rounds,
+        bool [rounds], alone where these are given.
+        """
+        if kept is None:
+            return self._representative(slice(None), MIN_CLEAN)
+        lengths = np.diff([*self.starts, len(self.seconds)])
+        return self._representative(np.repeat(kept, lengths), MIN_CLEAN)
 
     def timing(self) -> Timing:
         """Return what was measured, in milliseconds."""
@@ -114,12 +122,12 @@ class Timed:
             rounds_ms=tuple(1e3 * s for s in self.round_medians),
         )
 
-    def _representative(self, first: int, least: int) -> np.ndarray:
-        seconds = np.array(self.seconds[first:])
-        kept = seconds[~np.array(self.disturbed[first:], bool)]
+    def _representative(self, which: slice | np.ndarray, least: int) -> np.ndarray:
+        seconds, on_cpu_s = np.array(self.seconds)[which], np.array(self.on_cpu_s)[which]
+        kept = seconds[~np.array(self.disturbed, bool)[which]]
         if len(kept) >= least:
             return np.asarray(kept)
-        return np.asarray(np.minimum(seconds, self.on_cpu_s[first:]) if self.threads == 1 else seconds)
+        return np.asarray(np.minimum(seconds, on_cpu_s) if self.threads == 1 else seconds)
 
     def quick_s(self, num_runs: int = 3) -> float:
         """Return the fastest of a few runs that are not recorded, in seconds."""

@@ -36,8 +36,7 @@ def calibrate(
     """Return the table with scale, offset and residual fitted on the dense network and a few random slimmed ones, some of them without
     some of their stages.
 
-    Masked ones do not pull at that: they tell by themselves what masked layers take beside their entries. Tells the user where
-    the machine was too restless for the table to be trusted.
+    Masked ones do not pull at that: they tell by themselves what masked layers take beside their entries.
 
     Args:
         context: of the step.
@@ -72,12 +71,6 @@ def calibrate(
     )
     if masked:
         context.log(f"Masked layers take {table.masked_scale:.2f} of what they take by themselves.")
-    if table.noisy:
-        context.warning(
-            "table_noisy",
-            f"The machine was restless while {target.device} was measured: its pace scattered by {table.noise:.0%} "
-            f"and moved by up to {table.drift:.0%}. Plans are measured and corrected, so they hold; they may not be the best.",
-        )
     return table
 
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lut.entry import Entry
 from lut.measure import bench as module
-from lut.measure.bench import MAX_AGAIN, Bench, rotation_copies
-from lut.measure.pace import NUM_ANCHORS, Pace, anchors, by_round, moved
+from lut.measure.bench import MAX_AGAIN, MAX_AGAIN_IN_ALL, Bench, rotation_copies
+from lut.measure.pace import LEAST_ROUNDS, NUM_ANCHORS, Pace, anchors, by_round, calm, counting, moved
 from lut.measure.runtime import Run
 from lut.measure.tables import silent
 from lut.profile import DeviceProfile
@@ -94,9 +95,18 @@ def test_a_chunk_on_a_slower_machine_is_put_on_the_scale_of_the_first(monkeypatc
     machine = Machine()
     made = bench(machine)
     assert measured_us(made, machine, [1.0], monkeypatch) == pytest.approx(1000)
-    assert measured_us(made, machine, [1.3], monkeypatch) == pytest.approx(1000)
+    assert measured_us(made, machine, [1.09], monkeypatch) == pytest.approx(1000)
     assert measured_us(made, machine, [0.9], monkeypatch) == pytest.approx(1000)
     assert made.pace.drift == 0 and made.pace.noise == 0
+
+
+def test_a_chunk_slower_than_another_is_timed_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    made = bench(machine)
+    assert measured_us(made, machine, [1.0], monkeypatch) == pytest.approx(1000)
+    assert measured_us(made, machine, [1.3, 1.05], monkeypatch) == pytest.approx(1000), "the calm half counts"
+    assert measured_us(made, machine, [1.3] * (1 + MAX_AGAIN), monkeypatch) == pytest.approx(1000), "all were as slow"
+    assert made.pace.least == 1.0
 
 
 def test_what_is_measured_later_joins_the_scale_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,28 +116,35 @@ def test_what_is_measured_later_joins_the_scale_of_a_table(monkeypatch: pytest.M
     assert made.pace.usual == {(CONV, (8, 8)): earlier}
 
 
-def test_a_chunk_whose_pace_moved_is_measured_again_and_the_calmer_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_chunk_whose_pace_moved_the_calm_rounds_count(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
     made = bench(machine)
     assert measured_us(made, machine, [1.0], monkeypatch) == pytest.approx(1000)
-    assert measured_us(made, machine, [(1.0, 1.04)], monkeypatch) == pytest.approx(1000), "not enough to matter"
-    assert measured_us(made, machine, [(1.0, 1.3), (1.0, 1.01)], monkeypatch) == pytest.approx(1000)
-    assert measured_us(made, machine, [(1.0, 1.1), (1.0, 1.5)], monkeypatch) == pytest.approx(1000)
-    assert made.pace.drift == pytest.approx(0.1)
-    table = LatencyTable(profile=PROFILE, entries={}, noise=made.pace.noise, drift=made.pace.drift)
-    assert table.noisy and LatencyTable.from_json(table.to_json()) == table
+    assert measured_us(made, machine, [(1.0, 1.04)], monkeypatch) == pytest.approx(1000, rel=0.05), (
+        "not enough to matter"
+    )
+    assert measured_us(made, machine, [(1.0, 1.3), (1.3, 1.0)], monkeypatch) == pytest.approx(1000)
+    assert made.pace.drift == pytest.approx(0.04)
+    restless = bench(machine)
+    assert measured_us(restless, machine, [(1.0, 1.5)] * 2, monkeypatch) == pytest.approx(1000)
+    table = LatencyTable(profile=PROFILE, entries={}, noise=restless.pace.noise, drift=0.1)
+    assert not restless.pace.drift and table.noisy and LatencyTable.from_json(table.to_json()) == table
 
 
 def test_a_machine_that_stays_restless_does_not_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
     made = bench(machine)
-    for _ in range(MAX_AGAIN):
-        measured_us(made, machine, [(1.0, 1.5), (1.0, 1.5)], monkeypatch)
+    for _ in range(MAX_AGAIN_IN_ALL):
+        measured_us(made, machine, [(1.0, 1.5)] * 2, monkeypatch)
     measured_us(made, machine, [(1.0, 1.5)], monkeypatch)
 
 
 def test_the_pace_is_the_middle_of_the_anchors_round_by_round() -> None:
-    assert by_round([[1.0, 1.0, 1.1], [3.0, 3.0, 3.3], [2.0, 9.0, 2.2]]) == pytest.approx([1.0, 1.0, 1.1])
+    paces = by_round([[1.0, 1.0, 1.0, 1.2], [3.0, 3.0, 3.0, 3.6], [2.0, 9.0, 2.0, 2.4]])
+    assert paces == pytest.approx([1.0, 1.0, 1.0, 1.2]) and calm(paces).tolist() == [True, True, True, False]
+    restless = np.array([1.0, 1.5, 1.4, 1.6, 1.7])
+    assert calm(restless).sum() == 1 and counting(restless).sum() == LEAST_ROUNDS, "the calmest there are"
+    assert counting(np.array([1.0, 2.0])).all(), "too few to choose from"
     assert moved([1.0] * 5) == 0
     assert moved([1.0, 1.0, 1.0, 1.2, 1.2]) == pytest.approx(0.2)
     assert moved([1.0, 1.0, 9.0, 1.0, 1.0]) == 0, "one round is an accident"

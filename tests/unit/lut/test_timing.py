@@ -31,6 +31,16 @@ def test_disturbed_runs_are_kept_but_do_not_enter_percentiles() -> None:
     assert timing.samples_ms == tuple(1e3 * s for s in seconds)
 
 
+def test_rounds_that_do_not_count_are_kept_and_left_out() -> None:
+    waiting = iter([1.0] * 5 + [3.0] * 5 + [1.2] * 5)
+    one = Timed(lambda: next(waiting))
+    for _ in range(3):
+        one.sample(5, num_warmup=0)
+    assert one.round_medians == [1.0, 3.0, 1.2] and one.starts == [0, 5, 10]
+    assert one.clean_s(np.array([True, False, True])).tolist() == [1.0] * 5 + [1.2] * 5
+    assert len(one.clean_s()) == len(one.seconds) == 15
+
+
 def test_when_every_run_is_disturbed_processor_time_stands_in_for_one_thread() -> None:
     one = timed_with([4.0] * 6, [True] * 6, [2.0] * 6)
     two = timed_with([4.0] * 6, [True] * 6, [2.0] * 6, threads=2)

@@ -8,7 +8,7 @@ from lut.calibrate import Calibration
 from lut.profile import DeviceProfile
 from lut.signature import OpSignature
 from lut.table import Entry, LatencyTable
-from pruning.calibration import Predict, calibrated, masks_calibrated, plain
+from pruning.calibration import DOUBTFUL, Predict, calibrated, doubtful, masks_calibrated, plain
 
 PROFILE = DeviceProfile(hardware="test", runtime="none", runtime_version="0", threads=1, batch=1)
 SIGNATURE = OpSignature(kind="conv", height=4, width=4)
@@ -60,3 +60,9 @@ def test_masked_layers_take_in_networks_what_those_tell() -> None:
     )
     assert fitted.calibrated(Calibration(scale=2.0)).latency_us(LOWERED, 8, 8) == pytest.approx(22.0, rel=0.02)
     assert plain(fitted).latency_us(LOWERED, 8, 8) == 4.0
+
+
+def test_a_table_is_doubtful_when_it_is_noisy_and_networks_do_not_agree() -> None:
+    calm, restless = replace(TABLE, residual=2 * DOUBTFUL), replace(TABLE, residual=2 * DOUBTFUL, drift=0.2)
+    assert not doubtful(calm) and doubtful(restless)
+    assert not doubtful(replace(restless, residual=0.0))

@@ -11,11 +11,12 @@ from torch import nn
 
 from lut.measure.runtime import runtime
 from lut.table import LatencyTable
+from pruning import calibration
 from pruning.calibration import NUM_NETWORKS
 from pruning.export import to_onnx
 from pruning.trace import trace
 from workers.context import OUTBOX, StepContext
-from workers.steps import build_table, profile
+from workers.steps import build_table, extend, profile
 from workers.steps.extend import MEASURED
 from workers.view import BUILD_DEFAULTS, DEFAULTS
 
@@ -79,6 +80,31 @@ def test_a_build_leaves_a_table_and_a_killed_one_goes_on(
     known = build_table.run(context(tmp_path / "three", model, []))
     assert known["num_new"] == 0
     assert (tmp_path / "three" / "table.json").read_bytes() == (tmp_path / "one" / "table.json").read_bytes()
+
+
+def test_a_doubtful_table_is_measured_once_more_and_the_better_one_counts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[LatencyTable] = []
+
+    def doubtful(table: LatencyTable) -> bool:
+        seen.append(table)
+        return calibration.doubtful(table)
+
+    monkeypatch.setattr(extend, "doubtful", doubtful)
+    monkeypatch.setattr("lut.table.NOISY", -1.0)
+    monkeypatch.setattr(calibration, "DOUBTFUL", -1.0)
+    events: list[Mapping[str, Any]] = []
+    build_table.run(context(tmp_path / "one", model, events))
+    table, (first,) = LatencyTable.load(tmp_path / "one" / "table.json"), seen
+    assert table.residual <= first.residual and table.seconds > first.seconds
+    assert {one: set(points) for one, points in table.entries.items()} == {
+        one: set(points) for one, points in first.entries.items()
+    }
+    assert any("measured once more" in event.get("text", "") for event in events)
+    assert [event["code"] for event in events if event["event"] == "warning"] == ["table_noisy"], "told once"
+    done = [event["fraction"] for event in events if event["event"] == "progress"]
+    assert done == sorted(done) and done[-1] == 1.0
 
 
 def test_a_jobs_devices_share_the_progress_of_its_tables(model: Path, tmp_path: Path) -> None:

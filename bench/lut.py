@@ -2,15 +2,15 @@
 table can be trusted.
 
 For each network, runtime, batch and number of threads a table is measured as a job measures it (once more where the machine was
-restless and whole networks do not agree with it), calibrated on a few random
-slimmed and masked networks and the dense one (each loaded `--loads` times, and up to three times as often where loads differ; a
-job loads them twice to six times), and judged on others: random variants (`slimmed`, `masked`), and plans that the solver chose
-against that very table (`plan`), which lean on the entries that are too good to be true. Every network is timed in turns with the
-dense one, so that drift cancels, and what neighbours of the machine slow down does not count (`lut.measure.turns`); `spread` is by
-how much its loads differed. Where the dense network's latency moved between calibration and judgement, both are measured again, and
-the try in which it moved least counts, whatever it says of the table. Predictors: `secateur`,
-the calibrated table (for a plan: the latency the solver gave it); `built`, the table over the operators of the lowered network;
-`sum`, that without calibration; `macs`, a line through multiply-accumulates fitted on the same calibration networks.
+restless and whole networks do not agree with it), calibrated on a few random slimmed and masked networks and the dense one (each
+loaded `--loads` times, and up to three times as often where loads differ; a job loads them twice to six times), and judged on
+others: random variants (`slimmed`, `masked`), and plans that the solver chose against that very table (`plan`), which lean on the
+entries that are too good to be true. Every network is timed in turns with the dense one, so that drift cancels, and what
+neighbours of the machine slow down does not count (`lut.measure.turns`); `spread` is by how much its loads differed. Where the
+dense network's latency moved between calibration and judgement, both are measured again, and the try in which it moved least
+counts, whatever it says of the table. Predictors: `secateur`, the calibrated table (for a plan: the latency the solver gave it);
+`built`, the table over the operators of the lowered network; `sum`, that without calibration; `macs`, a line through
+multiply-accumulates fitted on the same calibration networks.
 
 `--full` measures every point of every grid, too, and judges that table on the same networks as `full`. `--tables FOLDER` keeps
 tables there, what was measured of an unfinished one included, and goes on from what is there. Weights are random: nothing here

@@ -134,23 +134,23 @@ class Bench:
         rests = {probe.rest: Timed(probe.rest, threads) for probe in probes}
         timed = [Timed(probe.run, threads) for probe in probes]
 
-        def told(number: int) -> None:
-            seen = min(ROUNDS, max(number, len(timed[0].starts)))
-            progress(done + len(chunk) * seen // ROUNDS, total)
+        def told(_: int) -> None:
+            progress(done + len(chunk) * min(ROUNDS, len(timed[0].starts)) // ROUNDS, total)
 
         for _ in range(1 + MAX_AGAIN):
             interleave([*rests.values(), *timed], rounds=ROUNDS, slice_s=SLICE_S, min_runs=MIN_RUNS, on_round=told)
             paces = by_round([one.round_medians for one in timed[: len(fixed)]])
             kept = counting(paces)
             rest_s = {run: float(np.median(one.clean_s(kept))) for run, one in rests.items()}
-            entries = [_entry(p, one, rest_s[p.rest], kept) for p, one in zip(probes, timed, strict=True)]
-            now = dict(zip(self._anchors, entries, strict=False))
+            entries = [_entry(p, one, rest_s[p.rest], kept) for p, one in zip(fixed, timed, strict=False)]
+            now = dict(zip(self._anchors, entries, strict=True))
             slow = self.pace.of(now)
             if not self._again or (calm(paces).sum() >= CALM_ROUNDS and slow <= CALM * self.pace.least):
                 break
             self._again -= 1
         self.pace.keep(now, paces[kept].tolist())
-        return [(probe, entry.faster(slow)) for probe, entry in zip(chunk, entries[len(fixed) :], strict=True)]
+        own = zip(chunk, timed[len(fixed) :], strict=True)
+        return [(probe, _entry(probe, one, rest_s[probe.rest], kept).faster(slow)) for probe, one in own]
 
     def _prepare(self, signature: OpSignature, point: Point) -> _Probe:
         """Build the run of one point; a single copy tells how many fit into the time a run may take."""

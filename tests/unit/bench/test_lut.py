@@ -99,15 +99,18 @@ def test_a_runtime_that_is_absent_has_a_row_with_the_reason(capsys: pytest.Captu
     assert row["num_measurements"] is None and row["reason"]
 
 
-def test_where_the_pace_moved_both_are_measured_again(
+def test_where_the_machine_was_restless_tables_and_networks_are_measured_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(lut, "MOVED", -1.0)
     monkeypatch.setattr(lut, "TRIES", 2)
+    monkeypatch.setattr("lut.table.NOISY", -1.0)
+    monkeypatch.setattr("pruning.calibration.DOUBTFUL", -1.0)
     where = ["--networks", "cifar/resnet20-a", "--runtimes", "onnxruntime", "--batches", "1", "--threads", "1"]
     few = ["--variants", "1", "--plans", "1", "--seconds", "0.02", "--loads", "1", "--patterns", "64x1@1/2"]
     assert main([*where, *few, "--json"]) == 0
     told = capsys.readouterr()
+    assert told.err.count("the table is measured once more") == 1
     moved = [float(one) for one in re.findall(r"pace moved by (-?[\d.]+)%", told.err)]
     assert len(moved) == 2
     rows = [json.loads(line) for line in told.out.splitlines()]

@@ -10,18 +10,19 @@ in the nearest cache, which inside ResNet-50 it does not, and late layers would 
 operator of a network writes where nothing has been since the last inference, so its copies have their own outputs.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lut.entry import MOST_SAMPLES, Entries
-from lut.measure.cold import cold_us_per_byte, far_share, telling
+from lut.measure.chunks import Chunk, Chunks, Measured, Seen
+from lut.measure.cold import Cold, far_share, telling
 from lut.measure.onnx_ops import MAX_IMAGE_CHANNELS, on_vectors
-from lut.measure.pace import Pace, anchors, by_round, calm, counting
+from lut.measure.pace import Anchor, anchors, by_round, counting
 from lut.measure.runtime import Run, Runtime
 from lut.measure.timing import Timed, interleave
-from lut.measure.turns import CALM
 from lut.profile import DeviceProfile
 from lut.request import GridRequest, merge_requests, num_weights, output_size
 from lut.signature import OpSignature
@@ -43,16 +44,9 @@ MAX_ROTATION_BYTES = 3 << 20
 CHUNK_BYTES = 1 << 30
 LEAST_HELD_BYTES = 1 << 20
 CHUNK_SESSIONS = 256
-CALM_ROUNDS = 4
-"""A chunk is timed for as many rounds again where fewer of its rounds were calm, or all of them slower than another chunk's,"""
-MAX_AGAIN = 2
-"""so many times at the most,"""
-MAX_AGAIN_IN_ALL = 6
-"""and so many in one measurement: a machine that stays restless must not take for ever."""
 
 Point = tuple[int, int]
 Progress = Callable[[int, int], None]
-Measured = dict[OpSignature, dict[Point, Entry]]
 
 
 def rotation_copies(requests: Iterable[GridRequest], batch: int) -> dict[OpSignature, int]:
@@ -84,14 +78,14 @@ class _Probe:
     run: Run
     rest: Run
     copies: int
-    cold_us: float
-    """What it takes longer in a network, which finds its weights further away."""
+    cold_bytes: float
+    """Weights that a network finds further away."""
     held_bytes: int
     """Memory that no other probe shares."""
 
 
 class Bench:
-    """A runtime's lab, its weights and the machine's pace in one measurement on this machine."""
+    """A runtime's lab, its weights, and what was measured with them on this machine so far."""
 
     def __init__(
         self,
@@ -105,52 +99,71 @@ class Bench:
         self._profile = profile
         self._copies = rotation_copies(requests, profile.batch)
         self._anchors = anchors(requests)
-        self.pace = Pace({a: known[a[0]][a[1]] for a in self._anchors if a[1] in known.get(a[0], {})})
-        self._again = MAX_AGAIN_IN_ALL
+        earlier = [known.get(signature, {}).get(point) for signature, point in self._anchors]
+        self.chunks = Chunks(self._anchors, [entry.p50_us if entry else math.nan for entry in earlier])
+        self._done = self._again = 0
         self._lab = runtime.lab(profile)
         self._fixed: list[_Probe] = []
-        self._cold_us_per_byte = cold_us_per_byte(telling(requests), self._lab, profile.threads, runtime.max_copies)
+        self._cold = Cold(telling(requests), self._lab, profile.threads, runtime.max_copies)
 
-    def measure(self, points: Sequence[tuple[OpSignature, Point]], progress: Progress) -> Measured:
-        """Return entries for all points, measured in chunks that fit in memory; `progress` counts points."""
-        entries: Measured = {}
-        done = 0
-        chunk: list[_Probe] = []
-        for number, (signature, point) in enumerate(points, start=1):
-            chunk.append(self._prepare(signature, point))
-            full = len(chunk) >= CHUNK_SESSIONS or sum(probe.held_bytes for probe in chunk) > CHUNK_BYTES
+    def measure(
+        self, points: Sequence[Anchor], progress: Progress, keep: Callable[[Measured], None] = lambda found: None
+    ) -> Measured:
+        """Return entries for these points, timed in chunks that fit in memory, and once more where the machine was slow meanwhile.
+
+        `progress(done, total)` counts all points so far; `total` grows where some are timed once more. `keep` gets all that was found
+        after each chunk.
+        """
+        total = self._done + len(points)
+        for chunk in self._timed(points, progress, total):
+            self.chunks.add(chunk)
+            self._again += 1
+            keep(self.chunks.found())
+        while self._again and (number := self.chunks.slowest()) is not None:
+            self._again -= 1
+            slow = self.chunks.points(number)
+            total += len(slow)
+            self.chunks.again(number, self._time([self._prepare(*point) for point in slow], progress, total))
+            keep(self.chunks.found())
+        found, asked = self.chunks.found(), Measured()
+        for signature, point in points:
+            asked.setdefault(signature, {})[point] = found[signature][point]
+        return asked
+
+    def _timed(self, points: Sequence[Anchor], progress: Progress, total: int) -> Iterator[Chunk]:
+        """Yield all points, timed, as many at once as fit in memory."""
+        probes: list[_Probe] = []
+        for number, point in enumerate(points, start=1):
+            probes.append(self._prepare(*point))
+            full = len(probes) >= CHUNK_SESSIONS or sum(probe.held_bytes for probe in probes) > CHUNK_BYTES
             if full or number == len(points):
-                for probe, entry in self._time(chunk, done, len(points), progress):
-                    entries.setdefault(probe.signature, {})[probe.point] = entry
-                done = number
-                chunk.clear()
-                self._lab.clear()
-        return entries
+                chunk = self._time(probes, progress, total)
+                probes.clear()
+                yield chunk
 
-    def _time(self, chunk: Sequence[_Probe], done: int, total: int, progress: Progress) -> list[tuple[_Probe, Entry]]:
-        """Return the chunk's entries, by the rounds in which the machine was calm, on the common scale."""
+    def _time(self, chunk: Sequence[_Probe], progress: Progress, total: int) -> Chunk:
+        """Return what the chunk, and the anchors beside it, took in calm rounds."""
         fixed = self._fixed = self._fixed or [self._prepare(*anchor) for anchor in self._anchors]
+        cold_us_per_byte = self._cold.us_per_byte()
         threads, probes = self._profile.threads, [*fixed, *chunk]
         rests = {probe.rest: Timed(probe.rest, threads) for probe in probes}
         timed = [Timed(probe.run, threads) for probe in probes]
-
-        def told(_: int) -> None:
-            progress(done + len(chunk) * min(ROUNDS, len(timed[0].starts)) // ROUNDS, total)
-
-        for _ in range(1 + MAX_AGAIN):
-            interleave([*rests.values(), *timed], rounds=ROUNDS, slice_s=SLICE_S, min_runs=MIN_RUNS, on_round=told)
-            paces = by_round([one.round_medians for one in timed[: len(fixed)]])
-            kept = counting(paces)
-            rest_s = {run: float(np.median(one.clean_s(kept))) for run, one in rests.items()}
-            entries = [_entry(p, one, rest_s[p.rest], kept) for p, one in zip(fixed, timed, strict=False)]
-            now = dict(zip(self._anchors, entries, strict=True))
-            slow = self.pace.of(now)
-            if not self._again or (calm(paces).sum() >= CALM_ROUNDS and slow <= CALM * self.pace.least):
-                break
-            self._again -= 1
-        self.pace.keep(now, paces[kept].tolist())
-        own = zip(chunk, timed[len(fixed) :], strict=True)
-        return [(probe, _entry(probe, one, rest_s[probe.rest], kept).faster(slow)) for probe, one in own]
+        interleave(
+            [*rests.values(), *timed], rounds=ROUNDS, slice_s=SLICE_S, min_runs=MIN_RUNS,
+            on_round=lambda number: progress(self._done + len(chunk) * number // ROUNDS, total),
+        )  # fmt: skip
+        paces = by_round([one.round_medians for one in timed[: len(fixed)]])
+        kept = counting(paces)
+        rest_s = {run: float(np.median(one.clean_s(kept))) for run, one in rests.items()}
+        entries = [_entry(probe, one, rest_s[probe.rest], kept) for probe, one in zip(probes, timed, strict=True)]
+        seen = [Seen(entry=entry, cold_bytes=probe.cold_bytes) for probe, entry in zip(probes, entries, strict=True)]
+        self._lab.clear()
+        self._done += len(chunk)
+        points = [(probe.signature, probe.point) for probe in chunk]
+        return Chunk(
+            points=dict(zip(points, seen[len(fixed) :], strict=True)), anchors=seen[: len(fixed)],
+            rounds=paces[kept].tolist(), cold_us_per_byte=cold_us_per_byte,
+        )  # fmt: skip
 
     def _prepare(self, signature: OpSignature, point: Point) -> _Probe:
         """Build the run of one point; a single copy tells how many fit into the time a run may take."""
@@ -170,13 +183,13 @@ class Bench:
         further = max(0.0, far_share(in_network * own_bytes) - far_share(copies * own_bytes))
         return _Probe(
             signature=signature, point=point, run=run, rest=operator.rest(copies), copies=copies,
-            cold_us=further * operator.weight_bytes * self._cold_us_per_byte, held_bytes=held_bytes,
+            cold_bytes=further * operator.weight_bytes, held_bytes=held_bytes,
         )  # fmt: skip
 
 
 def _entry(probe: _Probe, timed: Timed, rest_s: float, kept: np.ndarray) -> Entry:
     clean_us, all_us = ((np.array(s) - rest_s) / probe.copies * 1e6 for s in (timed.clean_s(kept), timed.seconds))
     # An operator that the clock cannot tell from nothing still has an entry above zero.
-    p50, p90 = np.maximum(np.percentile(clean_us, (50, 90)), 1e-3) + probe.cold_us
-    samples = tuple(np.round(all_us[:MOST_SAMPLES] + probe.cold_us, 3).tolist())
+    p50, p90 = np.maximum(np.percentile(clean_us, (50, 90)), 1e-3)
+    samples = tuple(np.round(all_us[:MOST_SAMPLES], 3).tolist())
     return Entry(p50_us=float(p50), p90_us=float(p90), num_samples=len(clean_us), samples_us=samples)

@@ -2,65 +2,53 @@
 
 A machine that others share is 5-10 % slower for some seconds, and then is not; all operators are, within about a per cent.
 Points of one chunk are timed in turns, so they are slower alike; between chunks the anchors tell, by the median of what they
-take over what they took first, and the chunk is put on the first one's scale. (One kernel does not: what it takes itself
+take over what they took in calm chunks, and the chunk is put on the scale of those. (One kernel does not: what it takes itself
 scatters as much as the pace does.) Where neighbours are at the memory it is slower by half and more, and operators are not alike:
 rounds in which the anchors tell of that do not count.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from lut.entry import Entry
-from lut.measure.timing import relative_scatter
 from lut.measure.turns import CALM, FASTEST
 from lut.request import GridRequest, num_macs
 from lut.signature import OpSignature
 
-NUM_ANCHORS = 8
+NUM_ANCHORS = 16
 LEAST_ROUNDS = 3
+_PASSES = 5
 
 Anchor = tuple[OpSignature, tuple[int, int]]
 
 
 def anchors(requests: Sequence[GridRequest]) -> list[Anchor]:
-    """Return the points to time throughout: the dearest operators without a pattern, at the middle of their widths."""
+    """Return the points to time throughout: operators without a pattern, from the dearest on evenly, at the middle of their widths."""
     dense = [request for request in requests if not request.signature.pattern] or list(requests)
     points = {request.signature: (_middle(request.c_ins), _middle(request.c_outs)) for request in dense}
-    return sorted(points.items(), key=lambda anchor: num_macs(anchor[0], *anchor[1]), reverse=True)[:NUM_ANCHORS]
+    dearest = sorted(points.items(), key=lambda anchor: num_macs(anchor[0], *anchor[1]), reverse=True)
+    num = min(NUM_ANCHORS, len(dearest))
+    return [dearest[number * len(dearest) // num] for number in range(num)]
 
 
-class Pace:
-    """What the anchors took at first, and what they say of every chunk since."""
+def levels(anchors_us: np.ndarray, known_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how slow chunks were, 1 for the calm ones in the middle, and what anchors take then; or both on the scale of what is known.
 
-    def __init__(self, usual: Mapping[Anchor, Entry]) -> None:
-        """`usual` are entries of anchors that an earlier measurement left: its scale is kept."""
-        self.usual = dict(usual)
-        """Entries of the anchors on the common scale."""
-        self.least = math.inf
-        """How slow the fastest chunk was."""
-        self.drift = 0.0
-        """Largest move within the rounds of a chunk that count, which nothing takes out."""
-        self._rounds: list[float] = []
-
-    @property
-    def noise(self) -> float:
-        """Relative scatter of the pace within chunks."""
-        return relative_scatter(self._rounds)
-
-    def of(self, now: Mapping[Anchor, Entry]) -> float:
-        """Return how slow a chunk is, 1 for the first; relative."""
-        known = [now[anchor].p50_us / self.usual[anchor].p50_us for anchor in now if anchor in self.usual]
-        return float(np.median(known)) if known else 1.0
-
-    def keep(self, now: Mapping[Anchor, Entry], rounds: Sequence[float]) -> None:
-        """Take note of a chunk: its anchors, and its pace in the rounds that count."""
-        slow = self.of(now)
-        self.usual = {anchor: entry.faster(slow) for anchor, entry in now.items()} | self.usual
-        self.least = min(self.least, slow)
-        self.drift = max(self.drift, moved(rounds))
-        self._rounds += list(rounds)
+    float64 [chunks] and [anchors]; `anchors_us` [chunks, anchors], `known_us` [anchors], NaN where an earlier measurement left none.
+    """
+    logs, known = np.log(anchors_us), np.log(known_us)
+    usual = np.median(logs, axis=0)
+    for _ in range(_PASSES):
+        slow = np.median(logs - usual, axis=1)
+        quiet = slow <= slow.min() + math.log(CALM)
+        usual = np.median((logs - slow[:, None])[quiet], axis=0) + np.median(slow[quiet])
+    there = np.isfinite(known)
+    if there.any():
+        usual += np.median((known - usual)[there])
+        usual[there] = known[there]
+    slow = np.median((logs - usual)[:, there if there.any() else slice(None)], axis=1)
+    return np.exp(slow), np.exp(usual)
 
 
 def by_round(medians_s: Sequence[Sequence[float]]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Latency tables: which points to measure, and the entries of those points, in the runtime that the profile names."""
 
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ import numpy as np
 
 from lut.entry import Entries
 from lut.measure import stair
-from lut.measure.bench import CHUNK_SESSIONS, Bench, Measured, Point, Progress
+from lut.measure.bench import Bench, Point, Progress
+from lut.measure.chunks import Measured
 from lut.measure.grid import GridPlan, first_plans, whole_plan
 from lut.measure.runtime import checked_runtime
 from lut.profile import DeviceProfile
@@ -56,9 +58,10 @@ def measure_table(
     Points in `known` are never measured again; when it covers everything it is returned as it is. Each request is
     measured on a coarse grid and refined where interpolation fails (`lut.measure.grid`); when `known` has no stair yet,
     that is found first. A pattern that the runtime has no way to run gets no entries. `progress(done, total)` counts
-    points; `total` grows when a grid is refined. `keep` gets everything measured beyond `known` at intervals; given back as
-    `begun` after an interruption, it is gone on from. `full` measures every point asked for instead. Raises RuntimeAbsent;
-    ValueError when this machine is not `profile`'s, `known` belongs to another profile, or a request describes no operator.
+    points; `total` grows when a grid is refined, or points are timed once more. `keep` gets everything measured beyond
+    `known` at intervals; given back as `begun` after an interruption, it is gone on from. `full` measures every point asked
+    for instead. Raises RuntimeAbsent; ValueError when this machine is not `profile`'s, `known` belongs to another profile, or
+    a request describes no operator.
     """
     runtime = checked_runtime(profile)
     if known is not None and known.profile != profile:
@@ -76,7 +79,7 @@ def measure_table(
 
         def made(found: Measured, interpolation: float = 0.0) -> LatencyTable:
             fresh = LatencyTable(
-                profile=profile, entries=found, step=step, noise=bench.pace.noise, drift=bench.pace.drift,
+                profile=profile, entries=found, step=step, noise=bench.chunks.noise, drift=bench.chunks.drift,
                 interpolation=interpolation, seconds=time.monotonic() - start,
             )  # fmt: skip
             return begun.merge(fresh)
@@ -102,7 +105,7 @@ def measure_points(
     with _bench(profile, requests) as bench:
         entries = bench.measure([(s, (i, o)) for s, i, o in dict.fromkeys(listed)], progress)
     return LatencyTable(
-        profile=profile, entries=entries, noise=bench.pace.noise, drift=bench.pace.drift, seconds=time.monotonic() - start
+        profile=profile, entries=entries, noise=bench.chunks.noise, drift=bench.chunks.drift, seconds=time.monotonic() - start
     )  # fmt: skip
 
 
@@ -151,25 +154,15 @@ def _adaptive(
     Beside the entries the share that interpolation missed when it was looked at last.
     """
     found: Measured = {}
-    done, missed = 0, 0.0
+    missed = 0.0
     for remaining in reversed(range(PASSES)):
         wanted = {(p.request.signature, c): None for p in plans for c in p.points() + (p.probes() if remaining else [])}
         todo = [(s, c) for s, c in wanted if c not in found.get(s, {}) and c not in known.entries.get(s, {})]
-
-        total = done + len(todo)
-        for start in range(0, len(todo), CHUNK_SESSIONS):
-            chunk = todo[start : start + CHUNK_SESSIONS]
-
-            def report(part: int, _: int, before: int = done, total: int = total) -> None:
-                progress(before + part, total)
-
-            for signature, entries in bench.measure(chunk, report).items():
-                found.setdefault(signature, {}).update(entries)
-            for (signature, point), entry in bench.pace.usual.items():
-                found.setdefault(signature, {}).setdefault(point, entry)
-            done += len(chunk)
-            keep(found)
-        noise = _NOISE_FACTOR * max(bench.pace.noise, known.noise)
+        random.Random(remaining).shuffle(todo)
+        if todo:
+            bench.measure(todo, progress, keep)
+        found = bench.chunks.found()
+        noise = _NOISE_FACTOR * max(bench.chunks.noise, known.noise)
         if remaining:
             values = [_values(plan.request.signature, found, known) for plan in plans]
             small_us = NEGLIGIBLE * _dense_us(plans, values)

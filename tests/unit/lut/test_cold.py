@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from lut.measure.bench import Bench
-from lut.measure.cold import COLD_BYTES, WARM_BYTES, cold_us_per_byte, far_share, telling
+from lut.measure.cold import COLD_BYTES, WARM_BYTES, Cold, far_share, telling
 from lut.measure.runtime import Operator, Run, Runtime
 from lut.profile import DeviceProfile
 from lut.request import GridRequest, num_weights
@@ -63,9 +63,9 @@ def test_late_layers_tell_and_linear_or_narrow_ones_do_not() -> None:
 
 def test_what_a_byte_costs_from_far_is_found() -> None:
     points = telling([GridRequest(signature=LATE, c_ins=COUNTS, c_outs=COUNTS)])
-    assert cold_us_per_byte(points, Device(), 1, 64) * 1e6 == pytest.approx(FAR_US_PER_MB - NEAR_US_PER_MB)
-    assert cold_us_per_byte(points, Device(), 1, 1) == 0.0  # a runtime that cannot rotate tells nothing
-    assert cold_us_per_byte([], Device(), 1, 64) == 0.0
+    assert Cold(points, Device(), 1, 64).us_per_byte() * 1e6 == pytest.approx(FAR_US_PER_MB - NEAR_US_PER_MB)
+    assert Cold(points, Device(), 1, 1).us_per_byte() == 0.0  # a runtime that cannot rotate tells nothing
+    assert Cold([], Device(), 1, 64).us_per_byte() == 0.0
 
 
 def test_an_entry_costs_what_it_does_in_a_network_of_its_size() -> None:

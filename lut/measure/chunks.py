@@ -65,10 +65,11 @@ class Chunks:
         self._chunks.append(chunk)
 
     def slowest(self) -> int | None:
-        """Return the number of the slow chunk that was timed least often, the slowest of these; None where all were calm."""
+        """Return the number of the restless chunk that was timed least often, the slowest of these; None where all were calm."""
         slow, _ = self._levels(self._chunks)
-        wanting: list[int] = np.flatnonzero(slow > CALM * slow.min()).tolist()
-        return min(wanting, key=lambda number: (self._chunks[number].again, -slow[number]), default=None)
+        moods = _moods(self._chunks, slow)
+        wanting: list[int] = np.flatnonzero(moods > CALM * slow.min()).tolist()
+        return min(wanting, key=lambda number: (self._chunks[number].again, -moods[number]), default=None)
 
     def points(self, number: int) -> list[Anchor]:
         """Return the points of a chunk."""
@@ -77,8 +78,9 @@ class Chunks:
     def again(self, number: int, chunk: Chunk) -> None:
         """Take in what was timed once more; the calmer time counts."""
         old = self._chunks[number]
-        slow, _ = self._levels([*self._chunks, chunk])
-        self._chunks[number] = replace(chunk if slow[-1] < slow[number] else old, again=old.again + 1)
+        both = [*self._chunks, chunk]
+        moods = _moods(both, self._levels(both)[0])
+        self._chunks[number] = replace(chunk if moods[-1] < moods[number] else old, again=old.again + 1)
 
     def found(self) -> Measured:
         """Return the entries of all that was measured, anchors that were not known too."""
@@ -102,6 +104,11 @@ class Chunks:
         cold = _cold_us_per_byte(chunks)
         anchors_us = [[seen.in_network(cold).p50_us for seen in chunk.anchors] for chunk in chunks]
         return levels(np.array(anchors_us), self._known_us)
+
+
+def _moods(chunks: Sequence[Chunk], slow: np.ndarray) -> np.ndarray:
+    """Return how slow chunks were, and the more if rounds count that were not calm because too few were; float64 [chunks]."""
+    return slow * np.maximum(1.0, [max(chunk.rounds) / CALM for chunk in chunks])
 
 
 def _cold_us_per_byte(chunks: Sequence[Chunk]) -> float:

@@ -162,9 +162,16 @@ def test_of_a_chunk_whose_pace_moved_the_calm_rounds_count(monkeypatch: pytest.M
     restless = bench(machine)
     assert measured_us(restless, machine, [(1.3, 1.0)], monkeypatch, [WIDE + 8]) == pytest.approx([1000])
     assert not restless.chunks.drift and not restless.chunks.noise, "what did not count is nothing the table has"
-    assert measured_us(bench(machine), machine, [(1.0, 1.5)], monkeypatch, [16])[0] > 1000, (
-        "the three calmest, at least"
-    )
+
+
+def test_a_chunk_of_which_too_few_rounds_were_calm_is_timed_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    made = bench(machine)
+    assert measured_us(made, machine, [(1.0, 1.5), 1.02], monkeypatch, [16]) == pytest.approx([1020])
+    assert not made.chunks.noise and not made.chunks.drift
+    never = bench(machine)
+    measured_us(never, machine, [(1.0, 1.3), (1.0, 1.5)], monkeypatch, [16])
+    assert never.chunks.drift == pytest.approx(0.3), "the calmer of both, and the table says so"
 
 
 def test_the_pace_is_the_middle_of_the_anchors_round_by_round() -> None:

@@ -130,16 +130,19 @@ class Timed:
         return np.asarray(np.minimum(seconds, on_cpu_s) if self.threads == 1 else seconds)
 
     def quick_s(self, num_runs: int = 3) -> float:
-        """Return the fastest of a few runs that are not recorded, in seconds."""
+        """Return the fastest of a few runs that are not recorded, in seconds; of one that is longer than `WARMED_S`, that."""
         best = math.inf
         for _ in range(num_runs):
             start = time.perf_counter()
             told = self.run()
             best = min(best, time.perf_counter() - start if told is None else told)
+            if best > WARMED_S:
+                break
         return best
 
     def settled_s(self) -> float:
-        """Return the fastest of unrecorded runs, run until two in a row bring next to nothing, 40 at most; in seconds.
+        """Return the fastest of unrecorded runs, run until two in a row bring next to nothing (one, of those longer than `WARMED_S`),
+        40 at most; in seconds.
 
         What warms up (caches, clocks, a compiler, an allocator) gets faster from run to run, and then does not.
         """
@@ -147,7 +150,7 @@ class Timed:
         for _ in range(MAX_WARMUP_RUNS):
             before, best = best, min(best, self.quick_s(1))
             alike = 0 if best < (1 - STABLE) * before else alike + 1
-            if alike == 2:
+            if alike == (1 if best > WARMED_S else 2):
                 break
         return best
 

@@ -58,12 +58,22 @@ def test_sampling_stops_even_if_every_run_is_disturbed() -> None:
 
 
 def test_warming_up_goes_on_while_runs_get_faster_and_not_for_ever() -> None:
-    takes = iter([4.0, 2.0, 2.1, 1.5, 1.6, 1.49, 1.7, 9.0, 0.1])
-    assert Timed(lambda: next(takes)).settled_s() == 1.49
-    assert list(takes) == [1.7, 9.0, 0.1]
+    takes_s = [4.0, 2.0, 2.1, 1.5, 1.6, 1.49, 1.7, 9.0, 0.1]
+    short, long = iter([s / 1e3 for s in takes_s]), iter(takes_s)
+    assert Timed(lambda: next(short)).settled_s() == 1.49e-3
+    assert list(short) == [1.7e-3, 9e-3, 0.1e-3]
+    assert Timed(lambda: next(long)).settled_s() == 2.0
+    assert next(long) == 1.5, "what runs long finds nothing of its own in the caches"
     falling = (0.9**n for n in range(1000))
     Timed(lambda: next(falling)).settled_s()
     assert next(falling) > 0.9**50
+
+
+def test_a_long_run_is_not_repeated_to_know_about_how_long_it_takes() -> None:
+    takes_s = iter([2e-3, 1e-3, 3e-3, 2.0, 1.0])
+    assert Timed(lambda: next(takes_s)).quick_s() == 1e-3
+    assert Timed(lambda: next(takes_s)).quick_s() == 2.0
+    assert next(takes_s) == 1.0
 
 
 def test_scatter_ignores_outliers() -> None:

@@ -89,11 +89,11 @@ class Chunks:
             return found
         slow, usual_us = self._levels(self._chunks)
         cold = _cold_us_per_byte(self._chunks)
-        for chunk, factor in zip(self._chunks, slow, strict=True):
+        for chunk, factor in zip(self._chunks, slow.tolist(), strict=True):
             for (signature, point), seen in chunk.points.items():
                 found.setdefault(signature, {})[point] = seen.in_network(cold).faster(factor)
         calmest = self._chunks[int(slow.argmin())]
-        fixed = zip(self._anchors, calmest.anchors, usual_us, np.isnan(self._known_us), strict=True)
+        fixed = zip(self._anchors, calmest.anchors, usual_us.tolist(), np.isnan(self._known_us), strict=True)
         for (signature, point), seen, us, fresh in fixed:
             if fresh:
                 entry = seen.in_network(cold)

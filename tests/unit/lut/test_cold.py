@@ -1,11 +1,14 @@
 """What weights cost from far is told by operators that rotate through few of them and through many."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import cast
 
 import pytest
 
+from lut.entry import Entry
 from lut.measure.bench import Bench
+from lut.measure.chunks import Chunk, Chunks, Seen
 from lut.measure.cold import COLD_BYTES, WARM_BYTES, Cold, far_share, telling
 from lut.measure.runtime import Operator, Run, Runtime
 from lut.profile import DeviceProfile
@@ -80,6 +83,18 @@ def test_an_entry_costs_what_it_does_in_a_network_of_its_size() -> None:
         us = own / 1e6 * ((1 - far) * NEAR_US_PER_MB + far * FAR_US_PER_MB)
         assert entries[pair].p50_us == pytest.approx(us, rel=1e-3)
     assert far_share(3 * 4 * num_weights(LATE, *wide)) > 0 == far_share(3 * 4 * num_weights(LATE, *narrow))
+
+
+def test_what_most_chunks_say_of_a_byte_from_far_counts() -> None:
+    entry = Entry(p50_us=10.0, p90_us=11.0, num_samples=1, samples_us=(10.0,))
+    chunks = Chunks([(EARLY, (1, 1))], [math.nan])
+    for number, us_per_byte in enumerate((1.0, 9.0, 2.0), start=1):
+        own = {(LATE, (number, 1)): Seen(entry=entry, cold_bytes=3.0)}
+        fixed = [Seen(entry=entry, cold_bytes=0.0)]
+        chunks.add(Chunk(points=own, anchors=fixed, rounds=[1.0], cold_us_per_byte=us_per_byte))
+    found = chunks.found()
+    assert [found[LATE][number, 1].p50_us for number in (1, 2, 3)] == pytest.approx([16.0] * 3)
+    assert found[LATE][1, 1].samples_us == (16.0,) and found[EARLY][1, 1].p50_us == pytest.approx(10.0)
 
 
 class OwnClock:

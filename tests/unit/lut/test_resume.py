@@ -42,6 +42,7 @@ def test_what_was_kept_is_not_measured_again_and_is_still_refined(monkeypatch: p
     begun = kept[-1]
     beyond = [one.num_entries - 10 * number for number, one in enumerate(kept, start=1)]
     assert all(0 <= one <= len(REQUESTS) for one in beyond), "beside anchors what was asked for"
+    assert all(len(points) > 1 for points in kept[0].entries.values()), "a chunk is of all layers, not of one"
     assert begun.step == 8
     totals: list[int] = []
     table = measure_table(PROFILE, REQUESTS, known, lambda done, total: totals.append(total), begun=begun)

@@ -69,11 +69,11 @@ def test_warming_up_goes_on_while_runs_get_faster_and_not_for_ever() -> None:
     assert next(falling) > 0.9**50
 
 
-def test_a_long_run_is_not_repeated_to_know_about_how_long_it_takes() -> None:
-    takes_s = iter([2e-3, 1e-3, 3e-3, 2.0, 1.0])
-    assert Timed(lambda: next(takes_s)).quick_s() == 1e-3
-    assert Timed(lambda: next(takes_s)).quick_s() == 2.0
-    assert next(takes_s) == 1.0
+def test_long_runs_are_not_repeated_to_know_about_how_long_they_take() -> None:
+    takes_s = iter([50e-3, 1e-3, 3e-3, 2.0, 1.0, 0.5])
+    assert Timed(lambda: next(takes_s)).quick_s() == 1e-3, "a short one may be slow to begin with"
+    assert Timed(lambda: next(takes_s)).quick_s() == 1.0
+    assert next(takes_s) == 0.5
 
 
 def test_scatter_ignores_outliers() -> None:

@@ -2,15 +2,15 @@
 table can be trusted.
 
 For each network, runtime, batch and number of threads a table is measured as a job measures it (once more where the machine was
-restless and whole networks do not agree with it), calibrated on a few random slimmed and masked networks and the dense one (each
-loaded `--loads` times, and up to three times as often where loads differ; a job loads them twice to six times), and judged on
-others: random variants (`slimmed`, `masked`), and plans that the solver chose against that very table (`plan`), which lean on the
-entries that are too good to be true. Every network is timed in turns with the dense one, so that drift cancels, and what
-neighbours of the machine slow down does not count (`lut.measure.turns`); `spread` is by how much its loads differed. Where the
-dense network's latency moved between calibration and judgement, both are measured again, and the try in which it moved least
-counts, whatever it says of the table. Predictors: `secateur`, the calibrated table (for a plan: the latency the solver gave it);
-`built`, the table over the operators of the lowered network; `sum`, that without calibration; `macs`, a line through
-multiply-accumulates fitted on the same calibration networks.
+restless and whole networks do not agree with it), calibrated on the dense network, a few slimmed ones, some of them the solver's,
+and a few masked ones (each loaded `--loads` times, and up to three times as often where loads differ; a job loads them twice to
+six times), and judged on others: random variants (`slimmed`, `masked`), and plans that the solver chose against that very table
+(`plan`), which lean on the entries that are too good to be true. Every network is timed in turns with the dense one, so that
+drift cancels, and what neighbours of the machine slow down does not count (`lut.measure.turns`); `spread` is by how much its
+loads differed. Where the dense network's latency moved between calibration and judgement, both are measured again, and the try
+in which it moved least counts, whatever it says of the table. Predictors: `secateur`, the calibrated table (for a plan: the
+latency the solver gave it); `built`, the table over the operators of the lowered network; `sum`, that without calibration;
+`macs`, a line through multiply-accumulates fitted on the same calibration networks.
 
 `--full` measures every point of every grid, too, and judges that table on the same networks as `full`. `--tables FOLDER` keeps
 tables there, what was measured of an unfinished one included, and goes on from what is there. Weights are random: nothing here
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from bench._judged import PATTERNS, Case, Judged, case, plans, variants
+from bench._judged import PATTERNS, Case, Judged, calibrating, case, plans, variants
 from lut.calibrate import fit
 from lut.compare import rank_correlation
 from lut.measure.networks import measure_models
@@ -39,7 +39,7 @@ from lut.measure.tables import measure_step, measure_table
 from lut.measure.turns import Turns, in_turns
 from lut.pattern import Pattern
 from lut.table import LatencyTable
-from pruning.calibration import NUM_MASKED, NUM_NETWORKS, calibrated, doubtful, masks_calibrated
+from pruning.calibration import calibrated, doubtful, masks_calibrated
 from pruning.network import Network
 from pruning.onnx_export import write
 from pruning.program import program
@@ -109,10 +109,9 @@ def main(arguments: Sequence[str]) -> int:
 def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row on every table measured, and one per network judged and predictor."""
     table, points = _measured(case, _file(case, options.tables))
-    train = [case.itself(), *variants(case, table, masked_every=0, num=NUM_NETWORKS, seed=options.seed, remove=True)]
-    masked = list(variants(case, table, masked_every=1, num=NUM_MASKED, seed=options.seed))
+    table = _agreeing(case, table, options)
+    train, masked = calibrating(case, table, options.seed)
     others = list(variants(case, table, masked_every=2, num=options.variants, seed=options.seed + 1))
-    table = _agreeing(case, table, train, masked, options)
     yield {"kind": "table", "table": "adaptive", "num_points_full_grid": points, **_figures(table)}
     tables = {"adaptive": table}
     if options.full:
@@ -138,24 +137,25 @@ def judge(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield _row(one, predictor, us / 1e3, measured_us * best.drift / 1e3) | {"spread": spread}
 
 
-def _agreeing(
-    case: Case, table: LatencyTable, train: Sequence[Judged], masked: Sequence[Judged], options: argparse.Namespace
-) -> LatencyTable:
+def _agreeing(case: Case, table: LatencyTable, options: argparse.Namespace) -> LatencyTable:
     """Return the table; measured once more where a job would, the one that whole networks agree with better."""
     if not table.noisy:
         return table
-    networks = [*train[1:], *masked]
-    own = _trusted(case, table, train, masked, _timed(case, networks, options, math.inf))
+    own = _fitted(case, table, options)
     if not doubtful(own):
         return table
     print("the machine was restless: the table is measured once more", file=sys.stderr)
     again, _ = _measured(case, None, step=table.step)
-    other = _trusted(case, again, train, masked, _timed(case, networks, options, math.inf))
-    best = table if own.residual <= other.residual else again
+    best = table if own.residual <= _fitted(case, again, options).residual else again
     best = replace(best, seconds=table.seconds + again.seconds)
     if kept := _file(case, options.tables):
         best.save(kept)
     return best
+
+
+def _fitted(case: Case, table: LatencyTable, options: argparse.Namespace) -> LatencyTable:
+    train, masked = calibrating(case, table, options.seed)
+    return _trusted(case, table, train, masked, _timed(case, [*train[1:], *masked], options, math.inf))
 
 
 def _tried(
@@ -172,7 +172,7 @@ def _tried(
         usual_us = min((us for one in tries for us in (one.fitted.dense_us, one.turns.dense_us)), default=math.inf)
         fitted = _timed(case, [*train[1:], *masked], options, usual_us)
         trusted = {name: _trusted(case, table, train, masked, fitted) for name, table in tables.items()}
-        judged = [*others, *plans(case, trusted["adaptive"], options.plans, options.seed)]
+        judged = [*others, *plans(case, trusted["adaptive"], options.plans, options.seed + 1)]
         turns = _timed(case, judged, options, min(usual_us, fitted.dense_us))
         tries.append(_Try(fitted=fitted, trusted=trusted, judged=judged, turns=turns))
         if tries[-1].moved > MOVED:

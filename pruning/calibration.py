@@ -1,13 +1,22 @@
 """A latency table's scale and offset, fitted on whole slimmed networks, and what its masked layers take (method section 9)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from lut.calibrate import fit, fit_masked
+from lut.pattern import Pattern
 from lut.table import LatencyTable
+from pruning.network import CouplingGroup, Network, Operator
+from pruning.patterns.tables import maskable
+from pruning.planned import planned_variants
+from pruning.stages import removable_stages
+from pruning.tables import Choices
+from pruning.variants import Variant, random_variants
 
-NUM_NETWORKS = 8
+NUM_NETWORKS = 10
 """Slimmed networks a table is calibrated on, beside the dense one;"""
+PLANS = (0.3, 0.4, 0.55, 0.75)
+"""of these the solver chose some by the table's own word, of this share of the dense latency;"""
 NUM_MASKED = 4
 """and masked ones, where patterns are on offer."""
 
@@ -16,6 +25,38 @@ DOUBTFUL = 0.025
 
 Predict = Callable[[LatencyTable], float]
 """The latency of one network by a table's word, in microseconds."""
+
+
+def calibration_variants(
+    network: Network,
+    groups: Sequence[CouplingGroup],
+    costs: Sequence[Operator],
+    table: LatencyTable,
+    choices: Choices,
+    patterns: Sequence[Pattern] = (),
+    *,
+    seed: int = 0,
+) -> Iterator[Variant]:
+    """Yield what a table is calibrated on beside the dense network: slimmed networks, `NUM_NETWORKS` in all, then masked ones.
+
+    Random networks of as many operators each do not tell a scale from an offset of each operator, and what plans have in common
+    no random network has: fewer operators, and the cheapest entries.
+
+    Args:
+        network: the dense one.
+        groups: its coupling groups.
+        costs: its operators.
+        table: covers the network at `choices`.
+        choices: offered widths by group.
+        patterns: lowerable ones; without there are no masked networks.
+        seed: of everything that is drawn.
+    """
+    stages, modules = removable_stages(network, groups, costs), maskable(network, costs)
+    planned = [one for _, one in planned_variants(network, groups, costs, table, choices, PLANS, seed=seed)]
+    yield from planned
+    yield from random_variants(network, groups, choices, num=NUM_NETWORKS - len(planned), stages=stages, seed=seed)
+    num = NUM_MASKED if patterns else 0
+    yield from random_variants(network, groups, choices, modules, patterns, num=num, masked_every=1, seed=seed)
 
 
 def calibrated(table: LatencyTable, predict_us: Sequence[Predict], measured_us: Sequence[float]) -> LatencyTable:

@@ -34,6 +34,8 @@ class Variant:
     widths: Widths
     patterns: Mapping[str, Pattern]
     """By operator; those of a pattern that keeps everything are there, too."""
+    told_us: float | None = None
+    """What the solver said it takes; None where no solver chose it."""
 
 
 def random_variants(

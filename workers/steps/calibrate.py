@@ -1,20 +1,18 @@
 """Put a table that has new entries on the scale of whole networks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from lut.measure.runtime import Program
 from lut.measure.turns import in_turns
 from lut.pattern import Pattern
 from lut.table import LatencyTable
-from pruning.calibration import NUM_MASKED, NUM_NETWORKS, calibrated, masks_calibrated
+from pruning.calibration import NUM_MASKED, NUM_NETWORKS, calibrated, calibration_variants, masks_calibrated
 from pruning.export import to_onnx
 from pruning.network import CouplingGroup, Network, Operator
-from pruning.patterns.tables import maskable
 from pruning.predict import built_us
-from pruning.stages import removable_stages
 from pruning.tables import Choices
-from pruning.variants import Variant, random_variants
+from pruning.variants import Variant
 from workers.context import StepContext
 from workers.steps.targets import Target, dense_program
 
@@ -33,8 +31,8 @@ def calibrate(
     patterns: Sequence[Pattern],
     progress: Callable[[float], None],
 ) -> LatencyTable:
-    """Return the table with scale, offset and residual fitted on the dense network and a few random slimmed ones, some of them without
-    some of their stages.
+    """Return the table with scale, offset and residual fitted on the dense network and a few slimmed ones, some of them random and some
+    that the solver chose by its word, some without some of their stages.
 
     Masked ones do not pull at that: they tell by themselves what masked layers take beside their entries.
 
@@ -51,7 +49,7 @@ def calibrate(
     lowerable = [pattern for pattern in patterns if pattern.lowerable]
     variants: list[Variant] = []
     programs: list[Program] = []
-    for variant in _variants(parts, choices, lowerable, context.seed):
+    for variant in calibration_variants(*parts, table, choices, lowerable, seed=context.seed):
         programs.append(_program(context, target, variant, len(variants)))
         variants.append(variant)
         progress(MADE * len(variants) / (NUM_NETWORKS + (NUM_MASKED if lowerable else 0)))
@@ -72,22 +70,6 @@ def calibrate(
     if masked:
         context.log(f"Masked layers take {table.masked_scale:.2f} of what they take by themselves.")
     return table
-
-
-def _variants(
-    parts: tuple[Network, Sequence[CouplingGroup], Sequence[Operator]],
-    choices: Choices,
-    patterns: Sequence[Pattern],
-    seed: int,
-) -> Iterator[Variant]:
-    """Yield the slimmed networks, then the masked ones."""
-    network, groups, costs = parts
-    stages = removable_stages(network, groups, costs)
-    slimmed = random_variants(network, groups, choices, num=NUM_NETWORKS, stages=stages, seed=seed)
-    modules, num = maskable(network, costs), NUM_MASKED if patterns else 0
-    masked = random_variants(network, groups, choices, modules, patterns, num=num, masked_every=1, seed=seed)
-    yield from slimmed
-    yield from masked
 
 
 def _told_us(costs: Sequence[Operator], one: Variant, table: LatencyTable) -> float:

@@ -52,9 +52,11 @@ def calibration_variants(
         seed: of everything that is drawn.
     """
     stages, modules = removable_stages(network, groups, costs), maskable(network, costs)
-    planned = [one for _, one in planned_variants(network, groups, costs, table, choices, PLANS, seed=seed)]
-    yield from planned
-    yield from random_variants(network, groups, choices, num=NUM_NETWORKS - len(planned), stages=stages, seed=seed)
+    num_planned = 0
+    for _, one in planned_variants(network, groups, costs, table, choices, PLANS, seed=seed):
+        yield one
+        num_planned += 1
+    yield from random_variants(network, groups, choices, num=NUM_NETWORKS - num_planned, stages=stages, seed=seed)
     num = NUM_MASKED if patterns else 0
     yield from random_variants(network, groups, choices, modules, patterns, num=num, masked_every=1, seed=seed)
 

@@ -12,7 +12,7 @@ import torch
 from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.lower.rewrite import lower
-from pruning.network import CouplingGroup, Network, Operator
+from pruning.network import CouplingGroup, Keep, Network, Operator
 from pruning.patterns.tables import in_effect, maskable, pattern_tables, plan_masks, weight_of
 from pruning.predict import predicted_us
 from pruning.solve import solve
@@ -58,8 +58,8 @@ def planned_variants(
     for number, share in enumerate(shares):
         random = np.random.default_rng([seed, number])
         units = {group.id: random.exponential(size=group.units) for group in groups}
-        weights = _weights(network, modules, int(random.integers(2**31)))
         masked = bool(patterns) and number % masked_every == masked_every - 1
+        weights = _weights(network, modules, random) if masked else {}
         offered = pattern_tables(costs, modules, groups, units, weights, patterns, choices) if masked else {}
         limit = latency_limit(table, int(share * dense_us * 1e3))
         problem = build_problem(costs, choices, group_values(units, choices), limit, stages=stages, patterns=offered)
@@ -67,16 +67,18 @@ def planned_variants(
         if plan.found:
             meant = in_effect(costs, choices, plan.widths, plan.patterns)
             chosen = {name: Pattern.parse(pattern) for name, pattern in meant.items()}
-            by_module = {modules[name]: pattern for name, pattern in chosen.items()}
-            best = best_units(units, plan.widths)
-            keep, masks = plan_masks(network, groups, best, plan.removed, weights, by_module)
-            small = lower(build(network, groups, keep, plan.removed), masks)
+            keep: Keep = best_units(units, plan.widths)
+            small = build(network, groups, keep, plan.removed)
+            if chosen:
+                by_module = {modules[name]: pattern for name, pattern in chosen.items()}
+                keep, masks = plan_masks(network, groups, keep, plan.removed, weights, by_module)
+                small = lower(build(network, groups, keep, plan.removed), masks)
             told_us = plan.latency_ns / 1e3
             yield share, Variant(network=small, widths=plan.widths, patterns=chosen, told_us=told_us)
 
 
-def _weights(network: Network, modules: Mapping[str, str], seed: int) -> dict[str, torch.Tensor]:
+def _weights(network: Network, modules: Mapping[str, str], random: np.random.Generator) -> dict[str, torch.Tensor]:
     """Return random saliencies of the weights that may be masked: float32 in their shapes, by module."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(random.integers(2**31)))
     shapes = {name: weight_of(network.module, name).shape for name in modules.values()}
     return {name: torch.rand(shape, generator=generator) ** 4 for name, shape in shapes.items()}

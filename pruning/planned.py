@@ -12,6 +12,7 @@ import torch
 from lut.pattern import Pattern
 from lut.table import LatencyTable
 from pruning.lower.rewrite import lower
+from pruning.masked import Masks
 from pruning.network import CouplingGroup, Keep, Network, Operator
 from pruning.patterns.tables import in_effect, maskable, pattern_tables, plan_masks, weight_of
 from pruning.predict import predicted_us
@@ -68,11 +69,12 @@ def planned_variants(
             meant = in_effect(costs, choices, plan.widths, plan.patterns)
             chosen = {name: Pattern.parse(pattern) for name, pattern in meant.items()}
             keep: Keep = best_units(units, plan.widths)
-            small = build(network, groups, keep, plan.removed)
+            masks: Masks = {}
             if chosen:
                 by_module = {modules[name]: pattern for name, pattern in chosen.items()}
                 keep, masks = plan_masks(network, groups, keep, plan.removed, weights, by_module)
-                small = lower(build(network, groups, keep, plan.removed), masks)
+            small = build(network, groups, keep, plan.removed)
+            small = lower(small, masks) if masks else small
             told_us = plan.latency_ns / 1e3
             yield share, Variant(network=small, widths=plan.widths, patterns=chosen, told_us=told_us)
 

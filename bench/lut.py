@@ -80,6 +80,8 @@ class _Try:
 def main(arguments: Sequence[str]) -> int:
     """Print a row per table, kind and predictor, and of all tables (`--json`: per network and predictor, and one per table); return 0."""
     options = _parser().parse_args(arguments)
+    if options.tables:
+        options.tables.mkdir(parents=True, exist_ok=True)
     if not options.json:
         print(
             "| network | runtime | threads | batch | kind | predictor | n | median error | worst | within 10 % | rank | spread |"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,7 +101,7 @@ def test_a_runtime_that_is_absent_has_a_row_with_the_reason(capsys: pytest.Captu
 
 
 def test_where_the_machine_was_restless_tables_and_networks_are_measured_again(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(lut, "MOVED", -1.0)
     monkeypatch.setattr(lut, "TRIES", 2)
@@ -108,7 +109,9 @@ def test_where_the_machine_was_restless_tables_and_networks_are_measured_again(
     monkeypatch.setattr("pruning.calibration.DOUBTFUL", -1.0)
     where = ["--networks", "cifar/resnet20-a", "--runtimes", "onnxruntime", "--batches", "1", "--threads", "1"]
     few = ["--variants", "1", "--plans", "1", "--seconds", "0.02", "--loads", "1", "--patterns", "64x1@1/2"]
-    assert main([*where, *few, "--json"]) == 0
+    kept = tmp_path / "not" / "there"
+    assert main([*where, *few, "--json", "--tables", str(kept)]) == 0
+    assert len(list(kept.iterdir())) == 1
     told = capsys.readouterr()
     assert told.err.count("the table is measured once more") == 1
     moved = [float(one) for one in re.findall(r"pace moved by (-?[\d.]+)%", told.err)]
